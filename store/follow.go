@@ -1,0 +1,190 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// FollowOptions tunes [Follow]. The zero value is useful.
+type FollowOptions struct {
+	// Interval is the longest time between two loads when nothing wakes Follow
+	// earlier: what a lost wake-up costs at most. Zero means one second.
+	Interval time.Duration
+
+	// Timeout bounds one Load. Zero means 10 seconds.
+	Timeout time.Duration
+
+	// MaxBackoff caps the pause after failed loads, which starts at 50 ms and
+	// doubles, with jitter. Zero means 5 seconds.
+	MaxBackoff time.Duration
+}
+
+func (o FollowOptions) withDefaults() FollowOptions {
+	if o.Interval <= 0 {
+		o.Interval = time.Second
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if o.MaxBackoff <= 0 {
+		o.MaxBackoff = 5 * time.Second
+	}
+	return o
+}
+
+// Follow delivers the state of r and then every newer one, until ctx ends. It
+// blocks and returns ctx's error, or [ErrClosed] once r is closed.
+//
+// If r is a [Watcher], Follow loads when woken and, as a safety net, every
+// Interval; otherwise it polls. States that replace each other faster than fn
+// returns are skipped, never delivered out of order.
+//
+// fn is called from one goroutine at a time. It gets a Snapshot whose Delta
+// follows the last Snapshot that fn got, or an error that kept Follow from
+// loading or watching; Follow then goes on trying. The first successful load is
+// always delivered, also if the store is empty (Rev ""), and so is the first
+// one after an error (as an empty Delta if nothing changed). The caller of
+// Follow keeps its last state when it gets an error.
+func Follow(ctx context.Context, r Reader, o FollowOptions, fn func(Snapshot, error)) error {
+	o = o.withDefaults()
+	f := follower{reader: r, opts: o, fn: fn, woken: make(chan struct{}, 1)}
+
+	watchCtx, stop := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	if w, ok := r.(Watcher); ok {
+		watching.Go(func() { f.watch(watchCtx, w) })
+	}
+	defer watching.Wait()
+	defer stop()
+	return f.run(ctx)
+}
+
+type follower struct {
+	reader Reader
+	opts   FollowOptions
+	woken  chan struct{} // capacity 1: wake-ups that arrive during a load merge into one
+
+	mu      sync.Mutex // guards fn and what follows, between run and watch
+	fn      func(Snapshot, error)
+	rev     Rev
+	started bool
+	failed  bool
+}
+
+func (f *follower) wake() {
+	select {
+	case f.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (f *follower) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-f.woken:
+		case <-timer.C:
+		}
+		err := f.load(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.Is(err, ErrClosed) {
+			return err
+		}
+		if err == nil {
+			failures = 0
+			timer.Reset(f.opts.Interval)
+			continue
+		}
+		// A wake-up must not turn an outage into a busy loop: pause first, and
+		// only then listen to wake-ups again.
+		failures++
+		if !sleep(ctx, Backoff(failures, 50*time.Millisecond, f.opts.MaxBackoff)) {
+			return ctx.Err()
+		}
+		timer.Reset(0)
+	}
+}
+
+func (f *follower) load(ctx context.Context) error {
+	loadCtx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
+	defer cancel()
+	snap, err := f.reader.Load(loadCtx, f.rev)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		f.failed = true
+		f.fn(Snapshot{}, err)
+		return err
+	}
+	unchanged := f.started && snap.Rev == f.rev
+	if unchanged && !f.failed {
+		return nil
+	}
+	if unchanged {
+		snap = Snapshot{Rev: snap.Rev, Delta: true}
+	}
+	f.rev, f.started, f.failed = snap.Rev, true, false
+	f.fn(snap, nil)
+	return nil
+}
+
+// watch keeps a Watch running. While it is down, polling carries on.
+func (f *follower) watch(ctx context.Context, w Watcher) {
+	for failures := 1; ; failures++ {
+		began := time.Now()
+		err := w.Watch(ctx, f.wake)
+		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+			f.wake()
+			return
+		}
+		if time.Since(began) > time.Minute {
+			failures = 1
+		}
+		if err == nil {
+			err = errors.New("store: watch ended without a reason")
+		}
+		f.mu.Lock()
+		f.failed = true
+		f.fn(Snapshot{}, err)
+		f.mu.Unlock()
+		if !sleep(ctx, Backoff(failures, 50*time.Millisecond, f.opts.MaxBackoff)) {
+			return
+		}
+	}
+}
+
+// Backoff returns the pause before the n-th retry, counted from 1: a random
+// time between half of b and b, where b is first, doubled for each further
+// retry and capped at limit.
+func Backoff(n int, first, limit time.Duration) time.Duration {
+	b := first
+	for i := 1; i < n && b < limit; i++ {
+		b *= 2
+	}
+	b = min(b, limit)
+	return b/2 + rand.N(b/2+1)
+}
+
+// sleep pauses for d and reports whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
