@@ -232,19 +232,10 @@ func appendItems(dst []byte, kind store.Kind, items []store.Item) []byte {
 
 // locate turns a decoder's offset into a line and a column.
 func locate(text []byte, err error) error {
-	offset := int64(-1)
-	var syntax *json.SyntaxError
-	var typ *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
-		offset = syntax.Offset
-	case errors.As(err, &typ):
-		return fmt.Errorf("%w: %w", ErrNotDataSync, at(text, typ.Offset, err))
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return at(text, syntax.Offset, err)
 	}
-	if offset < 0 {
-		return err
-	}
-	return at(text, offset, err)
+	return fmt.Errorf("%w: %w", ErrNotDataSync, err)
 }
 
 func at(text []byte, offset int64, err error) error {
