@@ -75,7 +75,7 @@ func Parse(text []byte) (DataSync, error) {
 	}
 	var doc document
 	if err := json.Unmarshal(text, &doc); err != nil {
-		return DataSync{}, locate(text, err)
+		return DataSync{}, Locate(text, err)
 	}
 	if doc.MessageType != MessageDataSync {
 		return DataSync{}, fmt.Errorf("%w: messageType is %q, want %q", ErrNotDataSync, doc.MessageType, MessageDataSync)
@@ -90,7 +90,7 @@ func Parse(text []byte) (DataSync, error) {
 func ParsePayload(text []byte) (DataSync, error) {
 	var p payload
 	if err := json.Unmarshal(text, &p); err != nil {
-		return DataSync{}, locate(text, err)
+		return DataSync{}, Locate(text, err)
 	}
 	switch {
 	case p.EventType != Full && p.EventType != Patch:
@@ -230,8 +230,9 @@ func appendItems(dst []byte, kind store.Kind, items []store.Item) []byte {
 	return dst
 }
 
-// locate turns a decoder's offset into a line and a column.
-func locate(text []byte, err error) error {
+// Locate turns the error of decoding text into a *SyntaxError that says where the
+// JSON is broken, or, if its shape is wrong, into one that wraps ErrNotDataSync.
+func Locate(text []byte, err error) error {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return at(text, syntax.Offset, err)
 	}

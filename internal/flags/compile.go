@@ -1,0 +1,306 @@
+package flags
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+)
+
+// A Flag is a compiled flag. It is immutable.
+type Flag struct {
+	key, name string
+	version   int64
+
+	enabled  bool
+	off      *Variation            // nil if disabledVariationId names no variation
+	targets  map[string]*Variation // by user key; nil value: names no variation
+	rules    []rule
+	fallback *rollout // nil if the flag has no default rule
+	exptAll  bool     // exptIncludeAllTargets
+
+	kind     Type
+	segments []int32 // every segment that a condition names
+	err      error   // the flag cannot be evaluated at all
+}
+
+// Key returns the flag's key.
+func (f *Flag) Key() string { return f.key }
+
+// Name returns the flag's display name, or its key if it has none.
+func (f *Flag) Name() string { return f.name }
+
+// Version returns the flag's updatedAt in milliseconds since the Unix epoch.
+func (f *Flag) Version() int64 { return f.version }
+
+// Type returns the flag's variation type.
+func (f *Flag) Type() Type { return f.kind }
+
+// Err says why the flag can never be evaluated, or is nil.
+func (f *Flag) Err() error { return f.err }
+
+type rule struct {
+	conditions []condition
+	broken     bool // no conditions member: must not match everybody
+	rollout
+}
+
+type rollout struct {
+	flagKey  string // first part of the hash input
+	dispatch property
+	expt     bool // includedInExpt
+	slices   []slice
+}
+
+type slice struct {
+	lo, hi    float64
+	variation *Variation // nil if the slice names no variation
+	expt      float64    // share of the slice's users that are in the experiment, 0 to 1
+}
+
+type condition struct {
+	op     op
+	negate bool
+	prop   property
+	text   string              // the condition's value
+	num    float64             // … as a number, rounded
+	set    map[string]struct{} // … as a list
+	re     *regexp.Regexp      // nil if the pattern does not compile
+	segs   []int32             // … as a list of segments
+	null   bool                // the condition has no value
+}
+
+type op uint8
+
+const (
+	opNever op = iota // unknown operator, or a value that can never match
+	opLess
+	opLessEqual
+	opGreater
+	opGreaterEqual
+	opEqual
+	opContains
+	opStarts
+	opEnds
+	opRegexp
+	opOneOf
+	opTrue
+	opFalse
+	opSegment
+)
+
+var operators = map[string]struct {
+	op     op
+	negate bool
+}{
+	"LessThan":        {opLess, false},
+	"LessEqualThan":   {opLessEqual, false},
+	"BiggerThan":      {opGreater, false},
+	"BiggerEqualThan": {opGreaterEqual, false},
+	"Equal":           {opEqual, false},
+	"NotEqual":        {opEqual, true},
+	"Contains":        {opContains, false},
+	"NotContain":      {opContains, true},
+	"StartsWith":      {opStarts, false},
+	"EndsWith":        {opEnds, false},
+	"MatchRegex":      {opRegexp, false},
+	"NotMatchRegex":   {opRegexp, true},
+	"IsOneOf":         {opOneOf, false},
+	"NotOneOf":        {opOneOf, true},
+	"IsTrue":          {opTrue, false},
+	"IsFalse":         {opFalse, false},
+}
+
+var segmentProperties = map[string]bool{ // value: negated
+	"User is in segment":     false,
+	"User is not in segment": true,
+}
+
+// compileFlag never fails: a flag that cannot be read gets an err, and every
+// evaluation of it says so.
+func compileFlag(src Source, syms *symbols) *Flag {
+	f := &Flag{key: src.Key, name: src.Key, version: src.Version}
+	var w wireFlag
+	if err := json.Unmarshal(src.Data, &w); err != nil {
+		f.err = fmt.Errorf("flag %q cannot be read: %w", src.Key, err)
+		return f
+	}
+	if w.Name.s != "" {
+		f.name = w.Name.s
+	}
+	c := compiler{flag: f, syms: syms, kind: typeOf(w.VariationType.s), variations: make(map[string]*Variation, len(w.Variations))}
+	f.kind = c.kind
+	for _, v := range w.Variations {
+		c.variations[v.ID.s] = newVariation(v, c.kind)
+	}
+	f.enabled, f.exptAll = bool(w.IsEnabled), bool(w.ExptAllTargets)
+	f.off = c.variations[w.DisabledVariationID.s]
+	c.targets(w.TargetUsers)
+	for _, r := range w.Rules {
+		f.rules = append(f.rules, rule{
+			conditions: c.conditions(r.Conditions),
+			broken:     r.Conditions == nil,
+			rollout:    c.rollout(r.wireFallthrough),
+		})
+	}
+	if w.Fallthrough != nil {
+		r := c.rollout(*w.Fallthrough)
+		f.fallback = &r
+	}
+	if len(w.Variations) == 0 {
+		f.err = fmt.Errorf("flag %q has no variations", src.Key)
+	}
+	return f
+}
+
+type compiler struct {
+	flag       *Flag
+	syms       *symbols
+	kind       Type
+	variations map[string]*Variation
+}
+
+// targets builds one set of all targeted users: of several entries for one user
+// the first counts.
+func (c *compiler) targets(list []wireTarget) {
+	n := 0
+	for _, t := range list {
+		n += len(t.KeyIDs)
+	}
+	if n == 0 {
+		return
+	}
+	c.flag.targets = make(map[string]*Variation, n)
+	for _, t := range list {
+		for _, key := range t.KeyIDs {
+			if _, taken := c.flag.targets[key]; !taken {
+				c.flag.targets[key] = c.variations[t.VariationID.s]
+			}
+		}
+	}
+}
+
+func (c *compiler) rollout(w wireFallthrough) rollout {
+	r := rollout{flagKey: c.flag.key, dispatch: property{at: userKey}, expt: bool(w.IncludedInExpt)}
+	if w.DispatchKey.s != "" {
+		r.dispatch = newProperty(w.DispatchKey.s)
+	}
+	for _, s := range w.Variations {
+		r.slices = append(r.slices, slice{
+			lo: s.Rollout.lo, hi: s.Rollout.hi,
+			variation: c.variations[s.ID.s],
+			expt:      exptShare(s.Rollout.lo, s.Rollout.hi, float64(s.ExptRollout)),
+		})
+	}
+	return r
+}
+
+// exptShare turns exptRollout, a share of all of a rule's users, into the share
+// of the users of one slice.
+func exptShare(lo, hi, expt float64) float64 {
+	width := hi - lo
+	if !(width > 0) || !(expt > 0) { // also NaN
+		return 0
+	}
+	return min(expt/width, 1)
+}
+
+func (c *compiler) conditions(list []wireCondition) []condition {
+	out := make([]condition, 0, len(list))
+	for _, w := range list {
+		cond := compileCondition(w, c.syms)
+		if cond.op == opSegment {
+			c.flag.segments = append(c.flag.segments, cond.segs...)
+		}
+		out = append(out, cond)
+	}
+	return out
+}
+
+func compileCondition(w wireCondition, syms *symbols) condition {
+	c := condition{prop: newProperty(w.Property.s), text: w.Value.s, null: !w.Value.ok}
+	negated, isSegment := segmentProperties[w.Property.s]
+	if !isSegment {
+		negated, isSegment = segmentProperties[w.Op.s]
+	}
+	if isSegment {
+		c.op, c.negate = opSegment, negated
+		for _, id := range stringsOf([]byte(w.Value.s)) {
+			c.segs = append(c.segs, syms.intern(id))
+		}
+		return c
+	}
+	spec, ok := operators[w.Op.s]
+	if !ok {
+		return c // opNever, and not negated: unknown operators match nobody
+	}
+	c.op, c.negate = spec.op, spec.negate
+	if c.null && c.op != opTrue && c.op != opFalse {
+		c.op = opNever // the negated operators match everybody
+		return c
+	}
+	switch c.op {
+	case opLess, opLessEqual, opGreater, opGreaterEqual:
+		if c.num, ok = comparable5(c.text); !ok {
+			c.op = opNever
+		}
+	case opOneOf:
+		list := stringsOf([]byte(c.text))
+		c.set = make(map[string]struct{}, len(list))
+		for _, s := range list {
+			c.set[s] = struct{}{}
+		}
+	case opRegexp:
+		c.re, _ = regexp.Compile(c.text) // nil: an error once a user has the property
+	}
+	return c
+}
+
+// A segment is a compiled segment.
+type segment struct {
+	included, excluded map[string]struct{}
+	rules              [][]condition // a nil rule has no conditions member and matches nobody
+	err                error
+}
+
+func compileSegment(src Source, syms *symbols) *segment {
+	s := &segment{}
+	var w wireSegment
+	if err := json.Unmarshal(src.Data, &w); err != nil {
+		s.err = fmt.Errorf("segment %q cannot be read: %w", src.Key, err)
+		return s
+	}
+	s.included, s.excluded = setOf(w.Included), setOf(w.Excluded)
+	for _, r := range w.Rules {
+		var rule []condition
+		if r.Conditions != nil {
+			rule = make([]condition, 0, len(r.Conditions))
+			for _, c := range r.Conditions {
+				rule = append(rule, compileCondition(c, syms))
+			}
+		}
+		s.rules = append(s.rules, rule)
+	}
+	return s
+}
+
+func setOf(list []string) map[string]struct{} {
+	if len(list) == 0 {
+		return nil
+	}
+	set := make(map[string]struct{}, len(list))
+	for _, s := range list {
+		set[s] = struct{}{}
+	}
+	return set
+}
+
+// The errors of an evaluation. They are values, so that a broken flag costs no
+// allocation per call either.
+var (
+	errNoVariation  = errors.New("names a variation that does not exist")
+	errNoDefault    = errors.New("has no default rule")
+	errNoSlice      = errors.New("no slice of the default rule covers the user")
+	errNoConditions = errors.New("has a rule without conditions")
+	errRegexp       = errors.New("has a pattern that RE2 cannot compile")
+)

@@ -1,0 +1,281 @@
+package flags
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A Source is a flag or segment as it came from a store.
+type Source struct {
+	Segment  bool   // a segment, not a flag
+	Key      string // flag key or segment id
+	Version  int64  // updatedAt in milliseconds since the Unix epoch
+	Archived bool
+	Data     []byte // JSON, never modified
+}
+
+// A Set is an immutable collection of flags and segments. The zero Set is empty
+// and ready to use.
+type Set struct {
+	flags map[string]*entry
+	segs  []*segEntry // by symbol; nil: no such segment
+	syms  *symbols
+}
+
+// An entry is a flag that is compiled when it is first evaluated. It is shared
+// by all sets in which the flag is the same.
+type entry struct {
+	src      Source
+	compiled atomic.Pointer[Flag]
+}
+
+func (e *entry) flag(s *Set) *Flag {
+	if f := e.compiled.Load(); f != nil {
+		return f
+	}
+	f := compileFlag(e.src, s.syms)
+	if e.compiled.CompareAndSwap(nil, f) {
+		return f
+	}
+	return e.compiled.Load()
+}
+
+type segEntry struct {
+	src      Source
+	compiled atomic.Pointer[segment]
+}
+
+// segment returns a compiled segment, or nil if there is none or it is archived.
+func (s *Set) segment(id int32) *segment {
+	if int(id) >= len(s.segs) {
+		return nil // named by a condition only
+	}
+	e := s.segs[id]
+	if e == nil || e.src.Archived {
+		return nil
+	}
+	if seg := e.compiled.Load(); seg != nil {
+		return seg
+	}
+	e.compiled.CompareAndSwap(nil, compileSegment(e.src, s.syms))
+	return e.compiled.Load()
+}
+
+// symbols numbers segment ids, so that a compiled condition finds a segment in
+// any later set by an index. A family of sets shares one.
+type symbols struct {
+	mu  sync.Mutex
+	ids map[string]int32
+}
+
+func (y *symbols) intern(id string) int32 {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	n, ok := y.ids[id]
+	if !ok {
+		n = int32(len(y.ids))
+		y.ids[id] = n
+	}
+	return n
+}
+
+// Changes tells what differs between a set and the one before it. A key is
+// listed once.
+type Changes struct {
+	Flags    []string // added, replaced or removed
+	Segments []string
+}
+
+// Apply returns the set in which items are merged into s, or, if full, in which
+// they are everything, and what changed. Of two items with one key the one with
+// the larger version counts, the last among equals in a full; in a merge an
+// item of s that is not older stays. Unchanged entries keep what was compiled.
+// s is not modified.
+func (s *Set) Apply(full bool, items []Source) (*Set, Changes) {
+	next := &Set{syms: s.syms}
+	if next.syms == nil {
+		next.syms = &symbols{ids: map[string]int32{}}
+	}
+	if full {
+		next.flags = make(map[string]*entry, len(items))
+	} else {
+		next.flags, next.segs = maps.Clone(s.flags), slices.Clone(s.segs)
+		if next.flags == nil {
+			next.flags = map[string]*entry{}
+		}
+	}
+	touched := map[string]struct{}{}
+	touchedSegs := map[string]struct{}{}
+	for _, it := range items {
+		if it.Segment {
+			next.putSegment(s, it)
+			touchedSegs[it.Key] = struct{}{}
+		} else {
+			next.putFlag(s, it)
+			touched[it.Key] = struct{}{}
+		}
+	}
+	if full {
+		for key := range s.flags {
+			touched[key] = struct{}{}
+		}
+		for _, e := range s.segs {
+			if e != nil {
+				touchedSegs[e.src.Key] = struct{}{}
+			}
+		}
+	}
+	return next, s.diff(next, touched, touchedSegs)
+}
+
+func (s *Set) diff(next *Set, flags, segs map[string]struct{}) Changes {
+	var c Changes
+	for key := range flags {
+		if s.flags[key] != next.flags[key] {
+			c.Flags = append(c.Flags, key)
+		}
+	}
+	for key := range segs {
+		if id := next.syms.intern(key); s.segEntry(id) != next.segEntry(id) {
+			c.Segments = append(c.Segments, key)
+		}
+	}
+	slices.Sort(c.Flags)
+	slices.Sort(c.Segments)
+	return c
+}
+
+func (s *Set) segEntry(id int32) *segEntry {
+	if int(id) >= len(s.segs) {
+		return nil
+	}
+	return s.segs[id]
+}
+
+// putFlag keeps the entry of old if it is the same, so that it stays compiled.
+func (s *Set) putFlag(old *Set, it Source) {
+	if e := s.flags[it.Key]; e != nil && e.src.Version > it.Version {
+		return
+	}
+	if e := old.flags[it.Key]; e != nil && e.src.same(it) {
+		s.flags[it.Key] = e
+		return
+	}
+	s.flags[it.Key] = &entry{src: it}
+}
+
+func (s *Set) putSegment(old *Set, it Source) {
+	id := s.syms.intern(it.Key)
+	if e := s.segEntry(id); e != nil && e.src.Version > it.Version {
+		return
+	}
+	for int(id) >= len(s.segs) {
+		s.segs = append(s.segs, nil)
+	}
+	if e := old.segEntry(id); e != nil && e.src.same(it) {
+		s.segs[id] = e
+		return
+	}
+	s.segs[id] = &segEntry{src: it}
+}
+
+func (a Source) same(b Source) bool {
+	return a.Version == b.Version && a.Archived == b.Archived && bytes.Equal(a.Data, b.Data)
+}
+
+// Known reports whether the set has a flag with this key that is not archived.
+func (s *Set) Known(key string) bool {
+	e := s.flags[key]
+	return e != nil && !e.src.Archived
+}
+
+// Flag returns the compiled flag with this key, or nil.
+func (s *Set) Flag(key string) *Flag {
+	if !s.Known(key) {
+		return nil
+	}
+	return s.flags[key].flag(s)
+}
+
+// Keys returns the keys of all flags that are not archived, sorted.
+func (s *Set) Keys() []string {
+	keys := make([]string, 0, len(s.flags))
+	for key, e := range s.flags {
+		if !e.src.Archived {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// All calls yield with the evaluation of every flag that is not archived, in no
+// particular order.
+func (s *Set) All(u *User, yield func(Result)) {
+	for _, e := range s.flags {
+		if e.src.Archived {
+			continue
+		}
+		if f := e.flag(s); u == nil {
+			yield(Result{Flag: f, Reason: BadUser})
+		} else {
+			yield(s.evaluate(f, u))
+		}
+	}
+}
+
+// Len returns the number of flags and segments, archived ones included.
+func (s *Set) Len() (flags, segments int) {
+	for _, e := range s.segs {
+		if e != nil {
+			segments++
+		}
+	}
+	return len(s.flags), segments
+}
+
+// FlagsUsing returns the keys of the flags that a change of the given segments
+// may affect, directly or through other segments, sorted. It compiles only
+// items whose JSON contains one of the ids.
+func (s *Set) FlagsUsing(segments []string) []string {
+	if len(segments) == 0 {
+		return nil
+	}
+	wanted := s.segmentsUsing(segments)
+	var keys []string
+	for key, e := range s.flags {
+		if !e.src.Archived && containsAny(e.src.Data, wanted) && s.names(e.flag(s).segments, wanted) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// segmentsUsing adds to segments those whose rules name one of them.
+func (s *Set) segmentsUsing(segments []string) []string {
+	all := slices.Clone(segments)
+	for grown := true; grown; {
+		grown = false
+		for _, e := range s.segs {
+			if e == nil || slices.Contains(all, e.src.Key) || !containsAny(e.src.Data, all) {
+				continue
+			}
+			all, grown = append(all, e.src.Key), true
+		}
+	}
+	return all
+}
+
+func (s *Set) names(ids []int32, keys []string) bool {
+	return slices.ContainsFunc(keys, func(key string) bool {
+		return slices.Contains(ids, s.syms.intern(key))
+	})
+}
+
+func containsAny(data []byte, keys []string) bool {
+	return slices.ContainsFunc(keys, func(key string) bool { return bytes.Contains(data, []byte(key)) })
+}
