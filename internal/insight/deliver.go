@@ -1,0 +1,203 @@
+package insight
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/flagstead/flagstead/internal/flags"
+	"github.com/flagstead/flagstead/internal/protocol"
+)
+
+// run is the pipeline's goroutine. While a batch is being retried nothing more
+// is taken out of the shards, so memory stays bounded by their capacity plus
+// one collection.
+func (p *Pipeline) run() {
+	defer close(p.done)
+	defer p.cancel()
+	ticker := time.NewTicker(p.cfg.Interval)
+	defer ticker.Stop()
+	var held []event
+	var body []byte
+	for {
+		var answer chan struct{}
+		last := false
+		select {
+		case <-ticker.C:
+		case <-p.full:
+		case answer = <-p.flushes:
+		case <-p.closing:
+			last = true
+		}
+		held = p.collect(held[:0], last)
+		for batch := range batches(held) {
+			body = p.encode(body[:0], batch)
+			p.deliver(body, uint64(len(batch)))
+		}
+		clear(held)
+		if answer != nil {
+			close(answer)
+		}
+		if last {
+			return
+		}
+	}
+}
+
+func batches(events []event) func(yield func([]event) bool) {
+	return func(yield func([]event) bool) {
+		for len(events) > 0 {
+			n := min(len(events), protocol.MaxInsights)
+			if !yield(events[:n]) {
+				return
+			}
+			events = events[n:]
+		}
+	}
+}
+
+// deliver posts one batch until it is settled or the pipeline is cancelled.
+func (p *Pipeline) deliver(body []byte, events uint64) {
+	for attempt := 1; ; attempt++ {
+		outcome, wait, err := p.post(body)
+		switch outcome {
+		case accepted:
+			p.delivered.Add(events)
+			return
+		case refused:
+			p.failed.Add(events)
+			p.cfg.Logger.Warn("events refused", "events", events, "error", err)
+			return
+		}
+		if p.ctx.Err() != nil {
+			p.failed.Add(events)
+			return
+		}
+		if attempt == 1 {
+			p.cfg.Logger.Warn("events not delivered, retrying", "events", events, "error", err)
+		}
+		p.retries.Add(1)
+		p.pause(max(wait, p.backoff(attempt)))
+	}
+}
+
+func (p *Pipeline) backoff(attempt int) time.Duration {
+	b := p.cfg.RetryMin
+	for i := 1; i < attempt && b < p.cfg.RetryMax; i++ {
+		b *= 2
+	}
+	b = min(b, p.cfg.RetryMax)
+	return b/2 + rand.N(b/2+1)
+}
+
+// pause waits, but no longer than the pipeline lives. The begin of Close ends a
+// pause early, so that a last attempt is made at once.
+func (p *Pipeline) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	closing := p.closing
+	select {
+	case <-closing:
+		// Later pauses of a closing pipeline must not spin.
+		t.Reset(min(d, p.cfg.RetryMin))
+		select {
+		case <-t.C:
+		case <-p.ctx.Done():
+		}
+	case <-t.C:
+	case <-p.ctx.Done():
+	}
+}
+
+type outcome int
+
+const (
+	accepted outcome = iota
+	refused          // final: repeating it cannot help
+	failed           // worth another attempt
+)
+
+// maxRetryAfter caps what a server may ask for.
+const maxRetryAfter = 5 * time.Minute
+
+func (p *Pipeline) post(body []byte) (outcome, time.Duration, error) {
+	req, err := http.NewRequestWithContext(p.ctx, http.MethodPost, p.cfg.Endpoint, bytes.NewReader(body))
+	if err != nil {
+		return refused, 0, err
+	}
+	req.Header.Set("Authorization", string(p.cfg.Secret))
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", protocol.UserAgent)
+	resp, err := p.cfg.Client.Do(req)
+	if err != nil {
+		return failed, 0, err
+	}
+	defer resp.Body.Close()
+	// Reading a little lets the connection be used again.
+	io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10))
+	err = fmt.Errorf("server answered %s", resp.Status)
+	switch code := resp.StatusCode; {
+	case code >= 200 && code < 300:
+		return accepted, 0, nil
+	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
+		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+		return failed, min(time.Duration(max(seconds, 0))*time.Second, maxRetryAfter), err
+	}
+	return refused, 0, err
+}
+
+type wireInsight struct {
+	User       json.RawMessage             `json:"user"`
+	Variations []protocol.InsightVariation `json:"variations,omitempty"`
+	Metrics    []protocol.InsightMetric    `json:"metrics,omitempty"`
+}
+
+// encode appends the JSON array that the server expects.
+func (p *Pipeline) encode(dst []byte, batch []event) []byte {
+	list := make([]wireInsight, len(batch))
+	for i, e := range batch {
+		w := wireInsight{User: e.user.Encoded(encodeUser)}
+		switch {
+		case e.variation != nil:
+			w.Variations = []protocol.InsightVariation{{
+				FlagKey:          e.flag.Key(),
+				SendToExperiment: e.expt,
+				Timestamp:        e.millis,
+				Variation:        protocol.ServedValue{ID: e.variation.ID(), Value: e.variation.Text(), Reason: e.reason.String()},
+			}}
+		case e.metrics != nil:
+			for _, m := range e.metrics {
+				w.Metrics = append(w.Metrics, protocol.InsightMetric{
+					Route: protocol.MetricRoute, Type: protocol.MetricType, AppType: protocol.AppType,
+					EventName: m.Name, Value: m.Value, Timestamp: e.millis,
+				})
+			}
+		}
+		list[i] = w
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		// Only a number that is not finite could do this, and those are
+		// refused when they are recorded.
+		p.cfg.Logger.Error("events cannot be encoded", "error", err)
+		return append(dst, "[]"...)
+	}
+	return append(dst, text...)
+}
+
+func encodeUser(u *flags.User) []byte {
+	w := protocol.InsightUser{KeyID: u.Key(), Name: u.Name(), Properties: make([]protocol.InsightProperty, 0, len(u.Attrs()))}
+	for _, a := range u.Attrs() {
+		w.Properties = append(w.Properties, protocol.InsightProperty{Name: a.Name(), Value: a.Value()})
+	}
+	text, err := json.Marshal(w)
+	if err != nil {
+		return []byte("{}") // unreachable: the struct holds only texts
+	}
+	return text
+}

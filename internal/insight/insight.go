@@ -1,0 +1,251 @@
+// Package insight records what was evaluated and delivers it to FeatBit.
+//
+// Recording appends to a bounded buffer that a processor (a core, not a thread)
+// has to itself, so it neither allocates nor waits for another caller.
+// Encoding, delivery and retries happen in one goroutine of the Pipeline. Every
+// event is accounted for: recorded = delivered + dropped + failed + pending.
+package insight
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/flagstead/flagstead/internal/flags"
+	"github.com/flagstead/flagstead/internal/protocol"
+)
+
+// Config says where and how to deliver. All fields but Endpoint and Secret may
+// be zero.
+type Config struct {
+	Endpoint string // complete URL to post to
+	Secret   protocol.Secret
+	Client   *http.Client // nil: one with a 10 s timeout per attempt
+	Logger   *slog.Logger
+
+	Capacity int           // events held at most; zero: 10,000
+	Interval time.Duration // between flushes; zero: 1 s
+
+	// RetryMin and RetryMax bound the pause between attempts at one batch.
+	// Zero: 100 ms and 30 s.
+	RetryMin, RetryMax time.Duration
+}
+
+// Stats counts events since the pipeline was made.
+type Stats struct {
+	Recorded  uint64 // handed over by callers
+	Delivered uint64 // acknowledged by the server
+	Dropped   uint64 // lost because the buffer was full, or recorded after Close
+	Failed    uint64 // refused by the server, or given up at Close
+	Pending   uint64 // still held
+	Retries   uint64 // attempts beyond the first, in batches
+}
+
+// A Metric is one custom event.
+type Metric struct {
+	Name  string
+	Value float64
+}
+
+type event struct {
+	user      *flags.User
+	flag      *flags.Flag      // with variation: an evaluation
+	variation *flags.Variation //
+	metrics   []Metric         // metrics; neither: an identify
+	millis    int64
+	reason    flags.Reason
+	expt      bool
+}
+
+// A shard is a buffer for the callers on one processor. busy is a lock that is
+// held for a few instructions: callers reach a shard through a sync.Pool, so
+// that only the flusher, which swaps the buffer once per flush, competes.
+type shard struct {
+	busy     atomic.Bool
+	events   []event // up to its capacity
+	spare    []event // the other buffer, empty
+	recorded uint64
+	dropped  uint64
+	closed   bool
+	size     int      // capacity of either buffer, never changes
+	_        [64]byte // keeps neighbours off this cache line
+}
+
+func (s *shard) lock() {
+	for !s.busy.CompareAndSwap(false, true) {
+		runtime.Gosched()
+	}
+}
+
+func (s *shard) unlock() { s.busy.Store(false) }
+
+// A Pipeline records and delivers. Its methods are safe for concurrent use.
+type Pipeline struct {
+	cfg    Config
+	shards []*shard
+	pool   sync.Pool // of *shard; a processor gets its own back
+	next   atomic.Uint32
+
+	full    chan struct{}      // a shard is nearly full
+	flushes chan chan struct{} // answered when everything recorded before is settled
+	ctx     context.Context    // ends delivery
+	cancel  context.CancelFunc
+	closing chan struct{} // closed by the first Close
+	once    sync.Once
+	done    chan struct{} // closed when the goroutine has ended
+
+	delivered, failed, retries atomic.Uint64
+}
+
+// New starts a pipeline. It must be closed.
+func New(cfg Config) *Pipeline {
+	if cfg.Capacity <= 0 {
+		cfg.Capacity = 10_000
+	}
+	if cfg.Interval <= 0 {
+		cfg.Interval = time.Second
+	}
+	if cfg.RetryMin <= 0 {
+		cfg.RetryMin = 100 * time.Millisecond
+	}
+	if cfg.RetryMax <= 0 {
+		cfg.RetryMax = 30 * time.Second
+	}
+	if cfg.Client == nil {
+		cfg.Client = &http.Client{Timeout: 10 * time.Second}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Pipeline{
+		cfg:     cfg,
+		full:    make(chan struct{}, 1),
+		flushes: make(chan chan struct{}),
+		closing: make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	n := runtime.GOMAXPROCS(0)
+	for range n {
+		size := max(cfg.Capacity/n, 1)
+		p.shards = append(p.shards, &shard{events: make([]event, 0, size), size: size})
+	}
+	p.pool.New = func() any { return p.shards[int(p.next.Add(1))%len(p.shards)] }
+	go p.run()
+	return p
+}
+
+// Evaluation records that u was served res, which must hold a variation. It
+// does not allocate and does not block.
+func (p *Pipeline) Evaluation(u *flags.User, res *flags.Result) {
+	p.record(event{
+		user: u, flag: res.Flag, variation: res.Variation, reason: res.Reason, expt: res.Experiment,
+		millis: time.Now().UnixMilli(),
+	})
+}
+
+// Identify records a user.
+func (p *Pipeline) Identify(u *flags.User) { p.record(event{user: u}) }
+
+// Metrics records custom events of a user as one insight. The slice is kept.
+func (p *Pipeline) Metrics(u *flags.User, m []Metric) {
+	p.record(event{user: u, metrics: m, millis: time.Now().UnixMilli()})
+}
+
+func (p *Pipeline) record(e event) {
+	s := p.pool.Get().(*shard)
+	s.lock()
+	s.recorded++
+	n := len(s.events)
+	if s.closed || n == s.size {
+		s.dropped++
+	} else {
+		s.events = append(s.events, e)
+	}
+	nearly := n == s.size/2
+	s.unlock()
+	p.pool.Put(s)
+	if nearly {
+		select {
+		case p.full <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Stats returns the counters.
+func (p *Pipeline) Stats() Stats {
+	// Settled before recorded: an event is recorded first, so Pending cannot go
+	// below zero.
+	st := Stats{Delivered: p.delivered.Load(), Failed: p.failed.Load(), Retries: p.retries.Load()}
+	for _, s := range p.shards {
+		s.lock()
+		st.Recorded += s.recorded
+		st.Dropped += s.dropped
+		s.unlock()
+	}
+	st.Pending = st.Recorded - st.Delivered - st.Failed - st.Dropped
+	return st
+}
+
+// ErrClosed is returned by Flush after Close.
+var ErrClosed = errors.New("insight: closed")
+
+// Flush delivers what was recorded so far and returns when all of it is
+// delivered or failed, or with ctx's error. Delivery goes on in the latter case.
+func (p *Pipeline) Flush(ctx context.Context) error {
+	answer := make(chan struct{})
+	select {
+	case p.flushes <- answer:
+	case <-p.done:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-answer:
+		return nil
+	case <-p.done:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close stops recording, delivers what is left until ctx ends, counts the rest
+// as failed, and returns when the pipeline's goroutine has ended: nil if
+// nothing was given up, else ctx's error. It may be called more than once.
+func (p *Pipeline) Close(ctx context.Context) error {
+	p.once.Do(func() { close(p.closing) })
+	stop := context.AfterFunc(ctx, p.cancel)
+	defer stop()
+	<-p.done
+	if p.ctx.Err() != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// collect takes all recorded events out of the shards.
+func (p *Pipeline) collect(into []event, last bool) []event {
+	for _, s := range p.shards {
+		spare := s.spare // only this goroutine touches it
+		if spare == nil {
+			spare = make([]event, 0, s.size)
+		}
+		s.lock()
+		taken := s.events
+		s.events = spare
+		s.closed = s.closed || last
+		s.unlock()
+		into = append(into, taken...)
+		clear(taken) // lets go of users and flags
+		s.spare = taken[:0]
+	}
+	return into
+}

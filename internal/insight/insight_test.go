@@ -1,0 +1,263 @@
+package insight
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/flagstead/flagstead/internal/flags"
+	"github.com/flagstead/flagstead/internal/protocol"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const flagJSON = `{"key":"f","name":"F","isEnabled":true,"variationType":"string","exptIncludeAllTargets":true,
+ "variations":[{"id":"v1","value":"one"}],"fallthrough":{"variations":[{"id":"v1","rollout":[0,1]}]}}`
+
+func evaluation(t testing.TB) (*flags.User, flags.Result) {
+	t.Helper()
+	u, err := flags.NewUser("ann", "Ann", []flags.Attr{flags.TextAttr("plan", "pro"), flags.IntAttr("age", 42)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, _ := new(flags.Set).Apply(true, []flags.Source{{Key: "f", Version: 1, Data: []byte(flagJSON)}})
+	return u, set.Evaluate("f", u)
+}
+
+// collector is an event server.
+type collector struct {
+	mu       sync.Mutex
+	insights []protocol.Insight
+	sizes    []int
+	answer   func(n int, w http.ResponseWriter) bool // true: the request is settled
+	calls    int
+}
+
+func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls++
+	if c.answer != nil && c.answer(c.calls, w) {
+		return
+	}
+	var list []protocol.Insight
+	if err := json.Unmarshal(body, &list); err != nil || r.Header.Get("Authorization") != "secret" {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	c.insights = append(c.insights, list...)
+	c.sizes = append(c.sizes, len(list))
+}
+
+func serve(t *testing.T, c *collector) Config {
+	t.Helper()
+	srv := httptest.NewServer(c)
+	t.Cleanup(srv.Close)
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	return Config{Endpoint: srv.URL, Secret: "secret", Client: client, RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond}
+}
+
+func check(t *testing.T, p *Pipeline, want Stats) {
+	t.Helper()
+	got := p.Stats()
+	want.Retries = got.Retries
+	if got != want {
+		t.Errorf("Stats() = %+v, want %+v", got, want)
+	}
+}
+
+func TestBodies(t *testing.T) {
+	c := &collector{}
+	p := New(serve(t, c))
+	u, res := evaluation(t)
+	p.Evaluation(u, &res)
+	p.Identify(u)
+	p.Metrics(u, []Metric{{"clicked", 1}, {"paid", 2.5}})
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, Stats{Recorded: 3, Delivered: 3})
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.insights) != 3 {
+		t.Fatalf("the server got %d insights, want 3", len(c.insights))
+	}
+	for _, in := range c.insights {
+		if in.User.KeyID != "ann" || in.User.Name != "Ann" || len(in.User.Properties) != 2 || in.User.Properties[1].Value != "42" {
+			t.Errorf("user = %+v", in.User)
+		}
+		for _, v := range in.Variations {
+			want := protocol.InsightVariation{FlagKey: "f", SendToExperiment: true, Timestamp: v.Timestamp,
+				Variation: protocol.ServedValue{ID: "v1", Value: "one", Reason: "fall through all rules"}}
+			if v != want || time.Since(time.UnixMilli(v.Timestamp)) > time.Minute {
+				t.Errorf("variation = %+v, want %+v", v, want)
+			}
+		}
+		for _, m := range in.Metrics {
+			if m.Route != "index/metric" || m.Type != "CustomEvent" || m.Value == 0 || m.EventName == "" {
+				t.Errorf("metric = %+v", m)
+			}
+		}
+	}
+}
+
+func TestBatchesHoldAtMost50(t *testing.T) {
+	c := &collector{}
+	p := New(serve(t, c))
+	u, res := evaluation(t)
+	for range 1234 {
+		p.Evaluation(u, &res)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, Stats{Recorded: 1234, Delivered: 1234})
+	for _, n := range c.sizes {
+		if n > 50 {
+			t.Errorf("a request has %d insights", n)
+		}
+	}
+}
+
+// TestHostileServer: slow answers, errors, resets, refusals; whatever happens,
+// every event is accounted for, and the server got what counts as delivered.
+func TestHostileServer(t *testing.T) {
+	c := &collector{answer: func(n int, w http.ResponseWriter) bool {
+		switch n % 7 {
+		case 1:
+			w.WriteHeader(http.StatusInternalServerError)
+		case 2:
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusTooManyRequests)
+		case 3:
+			conn, _, _ := w.(http.Hijacker).Hijack()
+			conn.(*net.TCPConn).SetLinger(0)
+			conn.Close()
+		case 4:
+			w.WriteHeader(http.StatusBadRequest)
+		default:
+			return false
+		}
+		return true
+	}}
+	p := New(serve(t, c))
+	u, res := evaluation(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 5000 {
+				p.Evaluation(u, &res)
+			}
+		})
+	}
+	wg.Wait()
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	st := p.Stats()
+	if st.Recorded != 40_000 || st.Delivered+st.Dropped+st.Failed != st.Recorded || st.Pending != 0 {
+		t.Errorf("Stats() = %+v do not add up", st)
+	}
+	if uint64(len(c.insights)) != st.Delivered {
+		t.Errorf("the server got %d, delivered says %d", len(c.insights), st.Delivered)
+	}
+	if st.Failed == 0 || st.Retries == 0 {
+		t.Errorf("Stats() = %+v: the server was not hostile", st)
+	}
+}
+
+func TestFullBufferDropsAndCounts(t *testing.T) {
+	release := make(chan struct{})
+	var entered atomic.Int32
+	c := &collector{answer: func(int, http.ResponseWriter) bool { entered.Add(1); <-release; return false }}
+	cfg := serve(t, c)
+	cfg.Capacity = 100
+	p := New(cfg)
+	u, res := evaluation(t)
+	const n = 100_000
+	for range n {
+		p.Evaluation(u, &res)
+	}
+	if st := p.Stats(); st.Dropped == 0 || st.Recorded != n || st.Pending > 400 {
+		t.Errorf("Stats() = %+v with a hanging server", st)
+	}
+	close(release)
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := p.Stats(); st.Delivered+st.Dropped != n || st.Delivered == 0 {
+		t.Errorf("Stats() = %+v", st)
+	}
+}
+
+func TestCloseIsBounded(t *testing.T) {
+	hang := make(chan struct{})
+	c := &collector{answer: func(int, http.ResponseWriter) bool { <-hang; return true }}
+	p := New(serve(t, c))
+	defer close(hang)
+	u, res := evaluation(t)
+	for range 70 {
+		p.Evaluation(u, &res)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Close = %v", err)
+	}
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("Close took %v", d)
+	}
+	check(t, p, Stats{Recorded: 70, Failed: 70})
+	p.Evaluation(u, &res)
+	check(t, p, Stats{Recorded: 71, Failed: 70, Dropped: 1})
+	if err := p.Close(t.Context()); err != nil {
+		t.Errorf("second Close = %v", err)
+	}
+	if err := p.Flush(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Flush after Close = %v", err)
+	}
+}
+
+func TestEvaluationAllocs(t *testing.T) {
+	p := New(Config{Endpoint: "http://127.0.0.1:1", Interval: time.Hour})
+	u, res := evaluation(t)
+	if n := testing.AllocsPerRun(500, func() { p.Evaluation(u, &res) }); n != 0 {
+		t.Errorf("%v allocations per recorded evaluation, want 0", n)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Close(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Close = %v", err)
+	}
+}
+
+func BenchmarkEvaluation(b *testing.B) {
+	p := New(Config{Endpoint: "http://127.0.0.1:1", Interval: time.Hour})
+	u, res := evaluation(b)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			p.Evaluation(u, &res)
+		}
+	})
+	ctx, cancel := context.WithCancel(b.Context())
+	cancel()
+	p.Close(ctx)
+}
