@@ -1,0 +1,398 @@
+package relay
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/flagstead/flagstead/internal/protocol"
+	"github.com/flagstead/flagstead/internal/wire"
+	"github.com/flagstead/flagstead/store"
+)
+
+const (
+	// readTimeout is how long an SDK may stay silent. The slowest of them pings
+	// every 18 seconds, and all answer our pings.
+	readTimeout  = 90 * time.Second
+	pingInterval = 30 * time.Second
+
+	// closeGrace is how long we wait for the answer to a close frame.
+	closeGrace = time.Second
+
+	// slowestRate is what a connection must carry of a large message, in bytes
+	// per second; smaller ones have the WriteTimeout.
+	slowestRate = 256 << 10
+
+	retryAfter = "1" // seconds
+)
+
+// invalidReason is the text that FeatBit closes with.
+const invalidReason = "invalid request, close by server"
+
+// A conn is one stream. One goroutine reads from it, one writes data to it;
+// nothing is queued but a few requests of the SDK itself.
+type conn struct {
+	relay    *Relay
+	ws       *websocket.Conn
+	reject   int           // if not 0, the code to close with at once
+	requests chan request  // from read to write
+	done     chan struct{} // closed when read has ended
+	gone     chan struct{} // closed when write has ended
+	closing  atomic.Bool   // a close frame of ours is out
+
+	// For write only.
+	synced bool  // the SDK has asked for data
+	sent   int64 // everything served up to this version was sent
+}
+
+// A request is what an SDK asked for.
+type request struct {
+	kind   string // protocol.TypePing, TypeEcho or TypeDataSync
+	data   json.RawMessage
+	cursor int64
+}
+
+// stream answers a request to open a stream. Whatever may be cured by waiting is
+// refused before the upgrade, because SDKs back off only then; what is wrong
+// for good is told with a close code, because SDKs understand nothing else.
+func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
+	if !websocket.IsWebSocketUpgrade(req) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+		http.Error(w, "this is a WebSocket endpoint", http.StatusUpgradeRequired)
+		return
+	}
+	if !r.Ready() {
+		r.unavailable(w)
+		return
+	}
+	problem := r.checkStream(req)
+	ws, err := r.upgrader.Upgrade(w, req, nil)
+	if err != nil {
+		r.log.Debug("relay: upgrade", "remote", req.RemoteAddr, "error", err)
+		return
+	}
+	ws.SetReadLimit(r.cfg.MaxMessage)
+	c := &conn{
+		relay:    r,
+		ws:       ws,
+		requests: make(chan request, 4),
+		done:     make(chan struct{}),
+		gone:     make(chan struct{}),
+	}
+	if problem != nil {
+		r.counters.rejected.Add(1)
+		r.log.Warn("relay: stream rejected", "remote", req.RemoteAddr, "reason", problem)
+		c.reject = protocol.CloseInvalid
+		close(c.gone) // there is no writer
+	} else {
+		r.counters.accepted.Add(1)
+	}
+	if !r.admit(c) {
+		c.sendClose(websocket.CloseGoingAway, "")
+		_ = ws.Close()
+	}
+}
+
+// checkStream says what is permanently wrong with a request, if anything. Its
+// errors hold nothing secret.
+func (r *Relay) checkStream(req *http.Request) error {
+	query := req.URL.Query()
+	if kind := parameter(query, "type"); kind != "server" {
+		return errors.New("type is not server")
+	}
+	switch parameter(query, "version") {
+	case "", "1", "2":
+	default:
+		return errors.New("unknown version")
+	}
+	secret, at, err := protocol.ParseToken(parameter(query, "token"))
+	if err != nil {
+		return err
+	}
+	if off := time.Since(at).Truncate(time.Millisecond).Abs(); off > r.cfg.TokenWindow {
+		return errors.New("the token's time is too far off, check the clocks: " + off.String())
+	}
+	if _, ok := r.authenticate(string(secret)); !ok {
+		return errors.New("unknown secret")
+	}
+	return nil
+}
+
+// parameter returns a query parameter as ASP.NET reads it: names regardless of
+// case, repeated values joined.
+func parameter(query map[string][]string, name string) string {
+	var all []string
+	for key, values := range query {
+		if strings.EqualFold(key, name) {
+			all = append(all, values...)
+		}
+	}
+	return strings.Join(all, ",")
+}
+
+// read runs until the connection ends.
+func (c *conn) read() {
+	defer c.relay.forget(c)
+	defer func() { <-c.gone }()
+	defer func() { _ = c.ws.Close() }()
+	defer close(c.done)
+	if c.reject != 0 {
+		c.sendClose(c.reject, invalidReason)
+		for {
+			if _, _, err := c.ws.NextReader(); err != nil {
+				return
+			}
+		}
+	}
+	c.alive()
+	c.ws.SetPongHandler(func(string) error { c.alive(); return nil })
+	for {
+		_, text, err := c.ws.ReadMessage()
+		if err != nil {
+			return
+		}
+		c.alive()
+		req, ok := parseRequest(text)
+		if !ok {
+			c.relay.counters.ignored.Add(1)
+			continue
+		}
+		select {
+		case c.requests <- req:
+		case <-c.gone:
+			return
+		}
+	}
+}
+
+// alive grants the SDK another readTimeout.
+func (c *conn) alive() {
+	if !c.closing.Load() {
+		_ = c.ws.SetReadDeadline(time.Now().Add(readTimeout))
+	}
+}
+
+// parseRequest reads a message as FeatBit does, which drops silently what it
+// does not understand.
+func parseRequest(text []byte) (request, bool) {
+	var e protocol.Envelope
+	if json.Unmarshal(text, &e) != nil || e.Data == nil {
+		return request{}, false
+	}
+	req := request{kind: strings.ToLower(e.MessageType)}
+	switch req.kind {
+	case protocol.TypePing:
+		return req, true
+	case protocol.TypeEcho:
+		req.data = e.Data
+		return req, true
+	case protocol.TypeDataSync:
+		var data *struct {
+			Timestamp json.RawMessage `json:"timestamp"`
+		}
+		if json.Unmarshal(e.Data, &data) != nil || data == nil {
+			return req, false
+		}
+		if data.Timestamp == nil {
+			return req, true
+		}
+		if first := data.Timestamp[0]; first != '-' && (first < '0' || first > '9') {
+			return req, false
+		}
+		// A number that is no int64 reads as 0, which asks for everything.
+		if n, err := strconv.ParseInt(string(data.Timestamp), 10, 64); err == nil {
+			req.cursor = n
+		}
+		return req, true
+	}
+	return req, false
+}
+
+var errDraining = errors.New("draining")
+
+// write sends answers and changes until the connection ends.
+func (c *conn) write() {
+	defer close(c.gone)
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
+	v := c.relay.view.Load()
+	for {
+		var next <-chan struct{}
+		if c.synced {
+			next = v.next
+		}
+		var err error
+		select {
+		case <-c.done:
+			return
+		case <-c.relay.stop:
+			err = errDraining
+		case <-ping.C:
+			err = c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.relay.cfg.WriteTimeout))
+		case req := <-c.requests:
+			v, err = c.answer(v, req)
+		case <-next:
+			v = c.relay.view.Load()
+			err = c.push(v)
+		}
+		if errors.Is(err, errDraining) {
+			c.sendClose(websocket.CloseGoingAway, "restarting")
+			c.awaitClose()
+			return
+		}
+		if err != nil {
+			c.dropped(err)
+			return
+		}
+	}
+}
+
+// awaitClose waits for read to end, which must not wait for write meanwhile.
+func (c *conn) awaitClose() {
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-c.requests:
+		}
+	}
+}
+
+// dropped gives up a connection that cannot be written to.
+func (c *conn) dropped(err error) {
+	select {
+	case <-c.done: // it was closed by the SDK
+	default:
+		if !errors.Is(err, websocket.ErrCloseSent) {
+			c.relay.counters.dropped.Add(1)
+			c.relay.log.Info("relay: stream dropped", "remote", c.ws.RemoteAddr().String(), "error", err)
+		}
+	}
+	_ = c.ws.Close()
+}
+
+// answer sends what the SDK asked for and returns the view that it now knows.
+func (c *conn) answer(v *view, req request) (*view, error) {
+	switch req.kind {
+	case protocol.TypePing:
+		return v, c.send(c.relay.pong, len(protocol.PongFrame))
+	case protocol.TypeEcho:
+		text, err := json.Marshal(protocol.Envelope{MessageType: protocol.TypeEcho, Data: req.data})
+		if err != nil {
+			return v, err
+		}
+		return v, c.sendText(text)
+	}
+	c.relay.counters.syncs.Add(1)
+	if req.cursor == 0 {
+		v = c.relay.view.Load()
+		c.synced, c.sent = true, v.hwm
+		frame, err := v.full()
+		if err != nil {
+			return v, err
+		}
+		return v, c.send(frame, v.size())
+	}
+	v = c.relay.claim(req.cursor)
+	c.synced, c.sent = true, req.cursor
+	if len(v.after(req.cursor)) == 0 {
+		c.sent = v.hwm
+		return v, c.send(c.relay.emptyPatch, 0)
+	}
+	// Several items in one patch are what official SDKs lose items by: they
+	// compare each with one version for all. So they get one after the other.
+	return v, c.push(v)
+}
+
+// push sends everything of v that the SDK has not got yet. Entries of equal
+// version travel together; the second would look old if it came later.
+func (c *conn) push(v *view) error {
+	for rest := v.after(c.sent); len(rest) > 0; {
+		select {
+		case <-c.relay.stop:
+			return errDraining
+		case <-c.done:
+			return nil
+		default:
+		}
+		n := 1
+		for n < len(rest) && rest[n].item.Version == rest[0].item.Version {
+			n++
+		}
+		if err := c.sendEntries(rest[:n]); err != nil {
+			return err
+		}
+		c.relay.counters.patches.Add(1)
+		c.sent = rest[0].item.Version
+		rest = rest[n:]
+	}
+	c.sent = v.hwm
+	return nil
+}
+
+func (c *conn) sendEntries(entries []*entry) error {
+	if len(entries) > 1 {
+		return c.sendText(encode(wire.Patch, entries))
+	}
+	m, err := entries[0].message()
+	if err != nil {
+		return err
+	}
+	return c.send(m, len(entries[0].item.Data))
+}
+
+func (c *conn) send(m *websocket.PreparedMessage, size int) error {
+	c.expectWrite(size)
+	return c.ws.WritePreparedMessage(m)
+}
+
+func (c *conn) sendText(text []byte) error {
+	c.expectWrite(len(text))
+	return c.ws.WriteMessage(websocket.TextMessage, text)
+}
+
+func (c *conn) expectWrite(size int) {
+	_ = c.ws.SetWriteDeadline(time.Now().Add(c.relay.cfg.WriteTimeout + time.Duration(size)*time.Second/slowestRate))
+}
+
+// sendClose starts the closing handshake. The SDK's answer, or its silence,
+// ends read.
+func (c *conn) sendClose(code int, reason string) {
+	c.closing.Store(true)
+	deadline := time.Now().Add(closeGrace)
+	_ = c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), deadline)
+	_ = c.ws.SetReadDeadline(deadline)
+}
+
+func (r *Relay) unavailable(w http.ResponseWriter) {
+	r.counters.refused.Add(1)
+	w.Header().Set("Retry-After", retryAfter)
+	http.Error(w, "no data yet", http.StatusServiceUnavailable)
+}
+
+// size is roughly the length of the full document.
+func (v *view) size() int {
+	n := 0
+	for _, e := range v.entries {
+		n += len(e.item.Data)
+	}
+	return n
+}
+
+// live counts the items of a kind that are not archived.
+func (v *view) live(kind store.Kind) int {
+	n := 0
+	for _, e := range v.entries {
+		if e.item.Kind == kind && !e.item.Archived {
+			n++
+		}
+	}
+	return n
+}
