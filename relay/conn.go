@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// readTimeout is how long an SDK may stay silent. The slowest of them pings
-	// every 18 seconds, and all answer our pings.
-	readTimeout  = 90 * time.Second
-	pingInterval = 30 * time.Second
+	// defaultSilence is how long an SDK may stay silent. The slowest of them
+	// pings every 18 seconds, and all answer our pings.
+	defaultSilence      = 90 * time.Second
+	defaultPingInterval = 30 * time.Second
 
 	// closeGrace is how long we wait for the answer to a close frame.
 	closeGrace = time.Second
@@ -172,10 +172,10 @@ func (c *conn) read() {
 	}
 }
 
-// alive grants the SDK another readTimeout.
+// alive grants the SDK another span of silence.
 func (c *conn) alive() {
 	if !c.closing.Load() {
-		_ = c.ws.SetReadDeadline(time.Now().Add(readTimeout))
+		_ = c.ws.SetReadDeadline(time.Now().Add(c.relay.silence))
 	}
 }
 
@@ -220,7 +220,7 @@ var errDraining = errors.New("draining")
 // write sends answers and changes until the connection ends.
 func (c *conn) write() {
 	defer close(c.gone)
-	ping := time.NewTicker(pingInterval)
+	ping := time.NewTicker(c.relay.pingInterval)
 	defer ping.Stop()
 	v := c.relay.view.Load()
 	for {

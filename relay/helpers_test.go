@@ -153,6 +153,10 @@ func start(t testing.TB, cfg relay.Config) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return run(t, r)
+}
+
+func run(t testing.TB, r *relay.Relay) *server {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()

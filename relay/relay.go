@@ -133,6 +133,8 @@ type Relay struct {
 	// Messages that are the same for all connections.
 	pong, emptyPatch *websocket.PreparedMessage
 
+	silence, pingInterval time.Duration // only tests change them
+
 	started atomic.Bool
 	stop    chan struct{} // closed when draining begins
 
@@ -165,6 +167,9 @@ func New(cfg Config) (*Relay, error) {
 		stop:  make(chan struct{}),
 		conns: map[*conn]struct{}{},
 		table: newTable(cfg.Logger),
+
+		silence:      defaultSilence,
+		pingInterval: defaultPingInterval,
 	}
 	r.insights.keep = cfg.KeepInsights
 	for i, s := range cfg.Secrets {

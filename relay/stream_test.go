@@ -377,6 +377,39 @@ func TestClientsThatLeave(t *testing.T) {
 	}
 }
 
+// A peer that answers no ping is gone; one that only answers pings is not.
+func TestDeadPeersAreNoticed(t *testing.T) {
+	r, err := relay.New(relay.Config{Store: newShelf(flag("a", 1, "a")), Secrets: []relay.Secret{secret}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.SetIdle(500*time.Millisecond, 50*time.Millisecond)
+	s := run(t, r)
+	eventually(t, "ready", s.Ready)
+	alive := s.synced(t)
+	pings := make(chan struct{}, 1000)
+	answer := alive.ws.PingHandler()
+	alive.ws.SetPingHandler(func(data string) error {
+		pings <- struct{}{}
+		return answer(data)
+	})
+	reading := make(chan error, 1)
+	go func() {
+		_, err := alive.read()
+		reading <- err
+	}()
+	s.synced(t) // dead: never reads again
+	eventually(t, "the dead peer is gone", func() bool { return s.Stats().Connections == 1 })
+	for range 15 { // beyond the allowed silence
+		<-pings
+	}
+	if n := s.Stats().Connections; n != 1 {
+		t.Errorf("%d connections, want 1", n)
+	}
+	alive.ws.Close()
+	<-reading
+}
+
 // Clients connect at any moment of a storm of changes, of every kind, and must
 // end with the state of the store without ever seeing an old version.
 func TestNoChangeIsMissedInAStorm(t *testing.T) {

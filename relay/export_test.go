@@ -1,0 +1,7 @@
+package relay
+
+import "time"
+
+// SetIdle changes how long connections may be silent and how often they are
+// pinged.
+func (r *Relay) SetIdle(silence, ping time.Duration) { r.silence, r.pingInterval = silence, ping }
