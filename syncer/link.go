@@ -1,0 +1,280 @@
+package syncer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/flagstead/flagstead/internal/protocol"
+	"github.com/flagstead/flagstead/internal/wire"
+)
+
+// A link keeps a connection to FeatBit and hands what arrives to the manager.
+type link struct {
+	syncer  *Syncer
+	manager *manager
+	number  uint64        // of the connection that is open or was last
+	skew    time.Duration // FeatBit's clock minus ours, from its Date header
+}
+
+// goodAfter is how long a connection must have lasted to count as good, so that
+// the next pause starts small again: a server that accepts and closes must not
+// be hammered.
+const goodAfter = time.Minute
+
+// run connects again and again. It returns ctx's error or one that wraps
+// ErrUnauthorized.
+func (l *link) run(ctx context.Context) error {
+	cfg := &l.syncer.cfg
+	for attempt := 0; ; attempt++ {
+		began := time.Now()
+		err := l.connect(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.Is(err, ErrUnauthorized) {
+			return err
+		}
+		if time.Since(began) > goodAfter {
+			attempt = 0
+		}
+		l.syncer.update(func(_ *Status, h *health) { h.lost, h.linkErr = l.number, err })
+		if !pause(ctx, jitter(attempt, cfg.BackoffMin, cfg.BackoffMax)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// jitter returns a random time up to first·2^attempt, capped at limit: full
+// jitter, so that the clients of a restarted server spread out from the first
+// attempt on.
+func jitter(attempt int, first, limit time.Duration) time.Duration {
+	b := first
+	for ; attempt > 0 && b < limit; attempt-- {
+		b *= 2
+	}
+	b = min(b, limit)
+	return b/20 + rand.N(b-b/20)
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// connect opens one connection, serves it until it ends, and says why it did.
+func (l *link) connect(ctx context.Context) error {
+	conn, err := l.dial(ctx)
+	if err != nil {
+		return err
+	}
+	l.number++
+	l.syncer.update(func(st *Status, _ *health) { st.Connects++ })
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer conn.Close()
+	defer cancel(nil)
+	// Whoever notices first that the connection must end closes it, which ends
+	// the read.
+	stop := context.AfterFunc(ctx, func() {
+		code := websocket.CloseNormalClosure
+		if errors.Is(context.Cause(ctx), errMalformed) {
+			code = websocket.CloseGoingAway
+		}
+		conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
+		conn.Close()
+	})
+	defer stop()
+
+	wg.Go(func() {
+		if err := l.write(ctx, conn); err != nil {
+			cancel(err)
+		}
+	})
+	err = l.read(ctx, conn)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return l.explain(err)
+}
+
+func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
+	cfg := &l.syncer.cfg
+	d := websocket.Dialer{
+		Proxy:            cfg.Proxy,
+		HandshakeTimeout: cfg.DialTimeout,
+		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := cfg.NetDial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &liveConn{Conn: c, timeout: cfg.ReadTimeout}, nil
+		},
+	}
+	if cfg.TLS != nil {
+		d.TLSClientConfig = cfg.TLS.Clone()
+	}
+	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	defer cancel()
+	header := http.Header{
+		"User-Agent":    {protocol.UserAgent},
+		"Authorization": {string(cfg.Secret)},
+	}
+	token := protocol.Token(cfg.Secret, time.Now())
+	conn, resp, err := d.DialContext(ctx, protocol.StreamingURL(l.syncer.base, token), header)
+	if resp != nil {
+		if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			l.skew = time.Until(at)
+		}
+	}
+	if err != nil {
+		return nil, l.dialError(resp, err)
+	}
+	conn.SetReadLimit(cfg.MaxMessage)
+	return conn, nil
+}
+
+// dialError says in words what a failed attempt means. The text has no token.
+func (l *link) dialError(resp *http.Response, err error) error {
+	where := l.syncer.base.Redacted() + protocol.StreamingPath
+	if resp == nil {
+		return fmt.Errorf("cannot connect to %s: %w", where, err)
+	}
+	switch code := resp.StatusCode; {
+	case code == http.StatusServiceUnavailable, code == http.StatusTooManyRequests, code >= 500:
+		return fmt.Errorf("%s is not ready: it answered %s", where, resp.Status)
+	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusProxyAuthRequired:
+		return fmt.Errorf("%s refused the connection: it answered %s", where, resp.Status)
+	}
+	return fmt.Errorf("%s: %w: it answered %s", where, ErrNotFeatBit, resp.Status)
+}
+
+// errMalformed ends a connection on which something came that is no JSON.
+var errMalformed = errors.New("malformed message")
+
+// explain turns the error of a read into the reason that a user should see.
+func (l *link) explain(err error) error {
+	if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code == protocol.CloseInvalid {
+		hint := "check that the secret is a server secret of an existing environment"
+		if off := l.skew.Abs(); off > protocol.TokenWindow {
+			hint = fmt.Sprintf("this host's clock is off by %d s, FeatBit allows %d s", int(off.Seconds()), int(protocol.TokenWindow.Seconds()))
+		}
+		return fmt.Errorf("%w: %s", ErrUnauthorized, hint)
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return fmt.Errorf("connection to %s is dead: nothing arrived for %v", l.syncer.base.Redacted(), l.syncer.cfg.ReadTimeout)
+	}
+	return fmt.Errorf("connection to %s lost: %w", l.syncer.base.Redacted(), err)
+}
+
+// write asks for data, then pings, and asks again when the manager wants
+// everything. It is the only writer of the connection but for the close frame.
+func (l *link) write(ctx context.Context, conn *websocket.Conn) error {
+	cfg := &l.syncer.cfg
+	cursor, err := l.manager.begin(ctx)
+	if err != nil {
+		return err
+	}
+	send := func(frame []byte) error {
+		conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		return conn.WriteMessage(websocket.TextMessage, frame)
+	}
+	if err := send(protocol.DataSyncRequest(cursor)); err != nil {
+		return err
+	}
+	ping := time.NewTicker(cfg.Ping)
+	defer ping.Stop()
+	// The server never says no: an answer that does not come is the only sign
+	// of trouble on its side.
+	answer := time.NewTimer(max(cfg.ReadTimeout, answerTimeout))
+	defer answer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ping.C:
+			err = send(protocol.PingFrame)
+		case <-l.manager.resync:
+			err = send(protocol.DataSyncRequest(0))
+			answer.Reset(max(cfg.ReadTimeout, answerTimeout))
+		case <-l.manager.answered:
+			answer.Stop()
+		case <-answer.C:
+			err = errors.New("the server does not answer data-sync requests")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+const answerTimeout = 15 * time.Second
+
+func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
+	for {
+		_, text, err := conn.ReadMessage()
+		if err != nil {
+			return err
+		}
+		var env protocol.Envelope
+		if err := json.Unmarshal(text, &env); err != nil {
+			if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+				return fmt.Errorf("%w of %d bytes", errMalformed, len(text))
+			}
+			l.ignore("message of unknown shape", err)
+			continue
+		}
+		if env.MessageType != protocol.TypeDataSync {
+			if env.MessageType != protocol.TypePong {
+				l.ignore("message of unknown type", nil)
+			}
+			continue
+		}
+		doc, err := wire.ParsePayload(env.Data)
+		if err != nil {
+			l.ignore("data-sync message", err)
+			continue
+		}
+		for _, err := range doc.Skipped {
+			l.ignore("item", err)
+		}
+		if err := l.manager.receive(ctx, delivery{doc, l.number}); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *link) ignore(what string, err error) {
+	l.syncer.update(func(st *Status, _ *health) { st.Ignored++ })
+	l.syncer.cfg.Logger.Warn("ignored "+what, "env", l.syncer.env, "error", err)
+}
+
+// A liveConn fails a read when nothing at all arrives for a while. The deadline
+// moves with every byte, so a slow link that delivers is not a dead one.
+type liveConn struct {
+	net.Conn
+	timeout time.Duration
+}
+
+func (c *liveConn) Read(b []byte) (int, error) {
+	if err := c.Conn.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
+}

@@ -1,0 +1,294 @@
+// Package syncer keeps a store equal to a FeatBit environment.
+//
+// A [Syncer] holds one connection to FeatBit's evaluation server, receives the
+// environment's flags and every change of them, and writes them into a
+// [store.DataStore]. Readers of that store need no connection of their own.
+//
+//	s, err := syncer.New(syncer.Config{URL: "wss://featbit.example", Secret: secret, Store: st})
+//	if err != nil {
+//		return err
+//	}
+//	return s.Run(ctx) // until ctx ends or FeatBit refuses the secret
+//
+// Any number of syncers may run on one store. Their patches commute, because
+// per key the larger version wins, and a full state is committed only on the
+// revision that it was asked for; on conflict it is worked out again.
+//
+// The syncer heals its store: content that was flushed, or that lacks what the
+// syncer holds, is written again within [Config.Check].
+package syncer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/flagstead/flagstead/internal/protocol"
+	"github.com/flagstead/flagstead/store"
+)
+
+// A Secret is a FeatBit environment secret. It never prints.
+type Secret = protocol.Secret
+
+// Errors to test for with [errors.Is].
+var (
+	// ErrUnauthorized says that FeatBit closed the connection with 4003: the
+	// secret is wrong or revoked, it is not a server secret, or this host's
+	// clock is more than 30 s off. Run returns it; trying again cannot help.
+	ErrUnauthorized = errors.New("FeatBit refused the connection (4003)")
+
+	// ErrNotFeatBit says that something answered that is no FeatBit evaluation
+	// server. It is found in Status.Err; the syncer goes on trying.
+	ErrNotFeatBit = errors.New("not a FeatBit evaluation server")
+)
+
+// Config says what to sync, and how. URL, Secret and Store are required.
+type Config struct {
+	// URL is FeatBit's evaluation server (or a relay), such as
+	// wss://featbit.example; http and https mean ws and wss. /streaming is
+	// appended.
+	URL string
+
+	// Secret is the environment's server secret.
+	Secret Secret
+
+	// Store receives the flags. The syncer does not close it.
+	Store store.DataStore
+
+	// Logger gets changes of state. Nil is silent.
+	Logger *slog.Logger
+
+	// OnStatus, if set, is called after each change of Status, from one
+	// goroutine at a time. It must not block.
+	OnStatus func(Status)
+
+	// Reconcile is the time between two requests for everything, which find
+	// what FeatBit does not announce (deletions, late commits); it is jittered
+	// by a tenth. Zero means 10 minutes.
+	Reconcile time.Duration
+
+	// Check is how often the store is compared with what the syncer holds.
+	// Zero means one second.
+	Check time.Duration
+
+	// StoreTimeout bounds one call of the store. Zero means 10 seconds.
+	StoreTimeout time.Duration
+
+	// BackoffMin and BackoffMax bound the pause before a new connection: a
+	// random part of BackoffMin, doubled with each attempt up to BackoffMax.
+	// Zero means 1 s and 60 s.
+	BackoffMin, BackoffMax time.Duration
+
+	// DialTimeout bounds connecting and the upgrade. Zero means 10 seconds.
+	DialTimeout time.Duration
+
+	// Ping is the time between two pings. Zero means 10 seconds.
+	Ping time.Duration
+
+	// ReadTimeout is how long nothing at all may arrive before the connection
+	// counts as dead. Zero means two and a half times Ping.
+	ReadTimeout time.Duration
+
+	// MaxMessage bounds one message of the server, in bytes. Zero means 64 MiB.
+	MaxMessage int64
+
+	// TLS configures wss connections; nil means Go's defaults, which verify.
+	// It is cloned.
+	TLS *tls.Config
+
+	// Proxy chooses a proxy per request; nil means http.ProxyFromEnvironment.
+	Proxy func(*http.Request) (*url.URL, error)
+
+	// NetDial opens TCP connections; nil means a net.Dialer.
+	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&c.Reconcile, 10 * time.Minute},
+		{&c.Check, time.Second},
+		{&c.StoreTimeout, 10 * time.Second},
+		{&c.BackoffMin, time.Second},
+		{&c.BackoffMax, time.Minute},
+		{&c.DialTimeout, 10 * time.Second},
+		{&c.Ping, 10 * time.Second},
+	} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if c.ReadTimeout <= 0 {
+		c.ReadTimeout = c.Ping * 5 / 2
+	}
+	if c.MaxMessage <= 0 {
+		c.MaxMessage = 64 << 20
+	}
+	if c.Proxy == nil {
+		c.Proxy = http.ProxyFromEnvironment
+	}
+	if c.NetDial == nil {
+		c.NetDial = (&net.Dialer{}).DialContext
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// A State says how a syncer and its source stand.
+type State uint8
+
+// The states, in FeatBit's terms.
+const (
+	Initializing State = iota // nothing was received yet
+	OK                        // the stream is open and its data is in the store
+	Interrupted               // was OK; the syncer is trying to be so again
+	Off                       // Run has returned
+)
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	return [...]string{"initializing", "ok", "interrupted", "off"}[s&3]
+}
+
+// Status describes a syncer at one moment.
+type Status struct {
+	State State
+	Since time.Time // when State was entered
+	Err   error     // what keeps the syncer from being OK, or nil
+
+	Confirmed time.Time // when FeatBit last sent or confirmed data
+	Connects  uint64    // connections opened
+	Fulls     uint64    // full states received
+	Patches   uint64    // patches received that were not empty
+	Ignored   uint64    // messages or items that could not be used
+	Heals     uint64    // times that the store had lost content and was refilled
+}
+
+// A Syncer keeps one store equal to one environment. Make it with [New].
+type Syncer struct {
+	cfg  Config
+	base *url.URL
+	env  string
+
+	mu     sync.Mutex // guards what follows
+	status Status
+	health health
+
+	notify sync.Mutex // one call of OnStatus at a time
+}
+
+// health is what the state is derived from. Connections are numbered from 1.
+type health struct {
+	live     uint64 // the last connection whose data is in the store
+	lost     uint64 // the last connection that ended
+	linkErr  error  // why it ended, or why none can be opened
+	storeErr error  // why the store cannot be read or written
+	off      bool
+}
+
+func (h health) up() bool { return h.live > h.lost }
+
+// New checks cfg and returns a syncer that has not connected yet. The error
+// says what is wrong with cfg, without the secret.
+func New(cfg Config) (*Syncer, error) {
+	base, err := protocol.BaseURL(cfg.URL, "ws")
+	if err != nil {
+		return nil, fmt.Errorf("syncer: %w", err)
+	}
+	env, err := cfg.Secret.EnvID()
+	if err != nil {
+		return nil, fmt.Errorf("syncer: %w", err)
+	}
+	if cfg.Store == nil {
+		return nil, errors.New("syncer: no store")
+	}
+	return &Syncer{cfg: cfg.withDefaults(), base: base, env: env, status: Status{Since: time.Now()}}, nil
+}
+
+// Status returns the current status. It does not block.
+func (s *Syncer) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// update changes the status or what it is derived from, and reports it if it
+// looks different from outside.
+func (s *Syncer) update(change func(*Status, *health)) {
+	s.notify.Lock()
+	defer s.notify.Unlock()
+	s.mu.Lock()
+	before := s.status
+	change(&s.status, &s.health)
+	s.derive()
+	after := s.status
+	s.mu.Unlock()
+	if after.State != before.State {
+		s.cfg.Logger.Info("syncer state", "env", s.env, "state", after.State.String(), "error", after.Err)
+	}
+	if s.cfg.OnStatus != nil && (after.State != before.State || after.Err != before.Err || after.Fulls != before.Fulls) {
+		s.cfg.OnStatus(after)
+	}
+}
+
+func (s *Syncer) derive() {
+	st, h := &s.status, &s.health
+	state := st.State
+	switch {
+	case h.off:
+		state = Off
+	case h.up() && h.storeErr == nil:
+		state = OK
+	case state == OK:
+		state = Interrupted
+	}
+	if state != st.State {
+		st.State, st.Since = state, time.Now()
+	}
+	st.Err = h.linkErr
+	if h.up() || st.Err == nil {
+		st.Err = h.storeErr
+	}
+}
+
+func (s *Syncer) linkUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health.up()
+}
+
+// Run syncs until ctx ends, and returns its error, or until FeatBit refuses the
+// secret for good, and returns an error that wraps [ErrUnauthorized]. Nothing
+// else ends it: it reconnects after every loss of the connection and holds the
+// newest state while the store is down. Run may be called once.
+func (s *Syncer) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	m := newManager(s)
+	link := &link{syncer: s, manager: m}
+
+	var wg sync.WaitGroup
+	wg.Go(func() { cancel(link.run(ctx)) })
+	m.run(ctx)
+	wg.Wait()
+
+	err := context.Cause(ctx)
+	s.update(func(_ *Status, h *health) {
+		h.off = true
+		if errors.Is(err, ErrUnauthorized) {
+			h.lost, h.linkErr = h.live, err
+		}
+	})
+	return err
+}
