@@ -1,0 +1,251 @@
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	_ "embed" // the scripts
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/flagstead/flagstead/store"
+)
+
+var (
+	//go:embed head.lua
+	headLua string
+	//go:embed since.lua
+	sinceLua string
+	//go:embed patch.lua
+	patchLua string
+	//go:embed full.lua
+	fullLua string
+
+	sinceScript = goredis.NewScript(headLua + sinceLua)
+	patchScript = goredis.NewScript(headLua + patchLua)
+	fullScript  = goredis.NewScript(headLua + fullLua)
+)
+
+const (
+	// chunkSize is how much of a full change goes up in one command. Others get
+	// their turn between the chunks.
+	chunkSize = 256 << 10
+
+	// stageLife is how long a staged hash outlives its last chunk.
+	stageLife = time.Minute
+
+	// fullTries bounds how often a full change is compared with a content that
+	// others keep changing.
+	fullTries = 4
+)
+
+// run runs a script and checks the form of its answer.
+func (s *Store) run(ctx context.Context, script *goredis.Script, keys []string, args ...any) ([]string, error) {
+	reply, err := do(ctx, s, s.opts.Timeout, func(ctx context.Context) ([]string, error) {
+		return script.Run(ctx, s.client, keys, args...).StringSlice()
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(reply) == 0:
+		return nil, errors.New("empty answer of a script")
+	case reply[0] == "damaged":
+		return nil, fmt.Errorf("%w: %s", ErrDamaged, strings.Join(reply[1:], " "))
+	case reply[0] == "conflict":
+		return nil, store.ErrConflict
+	}
+	return reply, nil
+}
+
+// Apply implements [store.Writer]. Redis decides how durable a commit is: with
+// its usual settings the last second of commits may be lost with the server.
+func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
+	rev, err := s.apply(ctx, c)
+	if err != nil {
+		return "", s.wrap("change", err)
+	}
+	s.saw(rev)
+	return rev, nil
+}
+
+func (s *Store) apply(ctx context.Context, c store.Change) (store.Rev, error) {
+	if err := s.usable(ctx); err != nil {
+		return "", err
+	}
+	for _, it := range c.Items {
+		switch {
+		case it.Kind != store.Flag && it.Kind != store.Segment:
+			return "", fmt.Errorf("item %.80q has the invalid %v", it.Key, it.Kind)
+		case it.Key == "":
+			return "", fmt.Errorf("a %v without a key", it.Kind)
+		case it.Version >= 1<<53 || it.Version <= -1<<53:
+			return "", fmt.Errorf("%v %.80q has version %d, beyond 2^53", it.Kind, it.Key, it.Version)
+		}
+	}
+	if c.Full {
+		return s.full(ctx, c)
+	}
+	args := append(make([]any, 0, 5+2*len(c.Items)), s.commitArgs(c.Base)...)
+	for _, it := range c.Items {
+		args = append(args, fieldOf(it), valueOf(it))
+	}
+	return revOf(s.run(ctx, patchScript, []string{s.data, s.sorted}, args...))
+}
+
+// commitArgs are the first arguments of the scripts that commit.
+func (s *Store) commitArgs(base store.Rev) []any {
+	seen := s.lastSeen()
+	return []any{string(base), randomHex(), seen.epoch, seen.seq, s.topic}
+}
+
+func revOf(reply []string, err error) (store.Rev, error) {
+	if err != nil {
+		return "", err
+	}
+	if len(reply) != 2 || reply[0] != "ok" {
+		return "", fmt.Errorf("unexpected answer %.80q of a script", reply)
+	}
+	return store.Rev(reply[1]), nil
+}
+
+// full stages the new content under a key of its own and then puts it in place,
+// so that the server is never busy with all of it at once.
+func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
+	items := dedupe(c.Items)
+	digest := digestOf(items)
+	stage := ""
+	for try := 1; ; try++ {
+		rev, same, err := s.compare(ctx, items, digest)
+		if err != nil && !errors.Is(err, ErrDamaged) {
+			return "", err
+		}
+		damaged := err != nil
+		if c.Base != "" && !damaged && c.Base != rev {
+			return "", store.ErrConflict
+		}
+		if same {
+			return rev, nil
+		}
+		if stage == "" {
+			stage = s.stage + randomHex()
+			if err := s.upload(ctx, stage, items); err != nil {
+				return "", err
+			}
+		}
+		differs := string(rev)
+		if damaged || try == fullTries {
+			// Others write faster than this can compare. The worst that can
+			// happen is a new revision of an equal content.
+			differs = "*"
+		}
+		reply, err := s.run(ctx, fullScript, []string{s.data, s.sorted, stage},
+			append(s.commitArgs(c.Base), digest, len(items), differs)...)
+		if err == nil && reply[0] == "again" {
+			continue
+		}
+		if err == nil && reply[0] == "incomplete" {
+			return "", errors.New("the staged content expired or was evicted before it was complete")
+		}
+		return revOf(reply, err)
+	}
+}
+
+// compare returns the current revision and whether its content is items.
+func (s *Store) compare(ctx context.Context, items []store.Item, digest string) (rev store.Rev, same bool, err error) {
+	h, err := s.ask(ctx, position{})
+	if err != nil || h.state == "empty" {
+		return "", false, err
+	}
+	if h.digest != "" || h.n != len(items) {
+		return h.rev, h.digest == digest, nil
+	}
+	// A patch came after the last full change: only the content itself tells.
+	snap, err := s.loadAll(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	return snap.Rev, snap.Rev != "" && digestOf(dedupe(snap.Items)) == digest, nil
+}
+
+func (s *Store) upload(ctx context.Context, stage string, items []store.Item) error {
+	for len(items) > 0 {
+		var pairs []any
+		size := 0
+		for len(items) > 0 && (size == 0 || size+len(items[0].Data) <= chunkSize) {
+			it := items[0]
+			pairs = append(pairs, fieldOf(it), valueOf(it))
+			size += len(it.Key) + len(it.Data) + 1
+			items = items[1:]
+		}
+		_, err := do(ctx, s, s.opts.Timeout, func(ctx context.Context) ([]goredis.Cmder, error) {
+			return s.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
+				p.HSet(ctx, stage, pairs...)
+				p.Expire(ctx, stage, stageLife)
+				return nil
+			})
+		})
+		if err != nil {
+			return err // the part that is up expires
+		}
+	}
+	return nil
+}
+
+// dedupe returns the items of a full change, sorted: of each key the one with
+// the largest version, of equal versions the last.
+func dedupe(items []store.Item) []store.Item {
+	at := make(map[store.ID]int, len(items))
+	out := make([]store.Item, 0, len(items))
+	for _, it := range items {
+		i, ok := at[it.ID()]
+		switch {
+		case !ok:
+			at[it.ID()] = len(out)
+			out = append(out, it)
+		case it.Version >= out[i].Version:
+			out[i] = it
+		}
+	}
+	slices.SortFunc(out, func(a, b store.Item) int {
+		if a.Kind != b.Kind {
+			return int(a.Kind) - int(b.Kind)
+		}
+		return strings.Compare(a.Key, b.Key)
+	})
+	return out
+}
+
+// digestOf names a content. Lengths go first, so that no two contents run
+// together into the same bytes.
+func digestOf(sorted []store.Item) string {
+	h := sha256.New()
+	var b []byte
+	for _, it := range sorted {
+		archived := byte(0)
+		if it.Archived {
+			archived = 1
+		}
+		b = append(b[:0], byte(it.Kind), archived)
+		b = binary.BigEndian.AppendUint64(b, uint64(it.Version))
+		b = binary.BigEndian.AppendUint64(b, uint64(len(it.Key)))
+		b = binary.BigEndian.AppendUint64(b, uint64(len(it.Data)))
+		b = append(b, it.Key...)
+		h.Write(b)
+		h.Write(it.Data)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// randomHex returns 64 random bits: an epoch, or a name nobody else uses.
+func randomHex() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

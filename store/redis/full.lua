@@ -1,0 +1,32 @@
+-- Puts a staged hash in the place of the data.
+--
+-- KEYS  data hash, sorted set of patched fields, staged hash
+-- ARGV  base revision or '', fresh epoch, epoch and seq last seen by the writer,
+--       channel, digest, number of items, revision whose content is known to
+--       differ or '*'
+--
+-- Returns {'conflict', rev}, {'again', rev} (another revision than expected:
+-- compare once more), {'incomplete'} (the staged hash expired) or {'ok', rev}.
+
+local d, z, stage = KEYS[1], KEYS[2], KEYS[3]
+local h = read(d)
+if ARGV[1] ~= '' and ARGV[1] ~= h.rev then
+	redis.call('UNLINK', stage)
+	return {'conflict', h.rev}
+end
+if h.digest == ARGV[6] and not h.damaged then
+	redis.call('UNLINK', stage)
+	return {'ok', h.rev}
+end
+if ARGV[8] ~= '*' and ARGV[8] ~= h.rev then return {'again', h.rev} end
+if redis.call('HLEN', stage) ~= tonumber(ARGV[7]) then return {'incomplete'} end
+
+advance(h, ARGV[2], ARGV[3], ARGV[4])
+redis.call('HSET', stage, '$epoch', h.epoch, '$seq', text(h.seq), '$full', text(h.seq),
+	'$n', ARGV[7], '$z', '0', '$digest', ARGV[6])
+redis.call('PERSIST', stage)
+-- UNLINK frees the old content in the background; RENAME alone would do it here.
+redis.call('UNLINK', d, z)
+redis.call('RENAME', stage, d)
+announce(ARGV[5], h.rev)
+return {'ok', h.rev}

@@ -1,0 +1,112 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/flagstead/flagstead/internal/redistest"
+	"github.com/flagstead/flagstead/store"
+)
+
+var (
+	server *redistest.Server
+	envs   atomic.Int64
+)
+
+func TestMain(m *testing.M) {
+	s, stop, err := redistest.StartMain()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	server = s
+	code := m.Run()
+	stop()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+const patience = 20 * time.Second
+
+// newEnv returns the name of an environment that nobody else uses.
+func newEnv() string { return fmt.Sprintf("env-%d", envs.Add(1)) }
+
+func open(t testing.TB, srv *redistest.Server, env string) *Store {
+	t.Helper()
+	s, err := Open(srv.URL()+"/0?env="+env, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func rawClient(t testing.TB, srv *redistest.Server) *goredis.Client {
+	t.Helper()
+	c := goredis.NewClient(&goredis.Options{Addr: srv.Addr()})
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func bounded(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func flag(key string, version int64, data string) store.Item {
+	return store.Item{Kind: store.Flag, Key: key, Version: version, Data: []byte(data)}
+}
+
+func apply(t testing.TB, s store.Writer, full bool, items ...store.Item) store.Rev {
+	t.Helper()
+	rev, err := s.Apply(bounded(t), store.Change{Full: full, Items: items})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
+}
+
+func load(t testing.TB, s store.Reader, since store.Rev) store.Snapshot {
+	t.Helper()
+	snap, err := s.Load(bounded(t), since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snap
+}
+
+func content(items []store.Item) map[string]string {
+	m := map[string]string{}
+	for _, it := range items {
+		m[fieldOf(it)] = valueOf(it)
+	}
+	return m
+}
+
+func wantErr(t testing.TB, err, is error, text ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	if is != nil && !errors.Is(err, is) {
+		t.Errorf("%v is not %v", err, is)
+	}
+	for _, s := range text {
+		if !strings.Contains(err.Error(), s) {
+			t.Errorf("no %q in %q", s, err)
+		}
+	}
+}

@@ -1,0 +1,33 @@
+-- Answers what happened after a revision, in one atomic step.
+--
+-- KEYS  data hash, sorted set of patched fields
+-- ARGV  epoch and seq of the revision (may be empty), most items to return
+--
+-- Returns {'damaged', why}, {'empty'}, {'current', rev, n, digest},
+-- {'all', rev, n, digest} (load everything) or
+-- {'delta', rev, n, digest, field, value, ...}.
+
+local h = read(KEYS[1])
+if h.damaged then return {'damaged', h.damaged} end
+if h.rev == '' then return {'empty'} end
+
+local function answer(state) return {state, h.rev, text(h.n), h.digest or ''} end
+
+local since = tonumber(ARGV[2])
+if ARGV[1] ~= h.epoch or not since or since > h.seq or since < h.full then return answer('all') end
+if since == h.seq then return answer('current') end
+
+-- A sorted set that is gone or cut cannot tell what changed.
+if redis.call('ZCARD', KEYS[2]) ~= h.z then return answer('all') end
+local after = '(' .. ARGV[2]
+local most = tonumber(ARGV[3])
+if redis.call('ZCOUNT', KEYS[2], after, '+inf') > most then return answer('all') end
+
+local out = answer('delta')
+for _, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], after, '+inf')) do
+	local value = redis.call('HGET', KEYS[1], field)
+	if not value then return {'damaged', 'an item that was patched is missing'} end
+	out[#out + 1] = field
+	out[#out + 1] = value
+end
+return out

@@ -1,0 +1,82 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/flagstead/flagstead/store"
+)
+
+// Watch implements [store.Watcher]. It returns an error as soon as the
+// connection is lost or silent; [store.Follow] calls it again.
+func (s *Store) Watch(ctx context.Context, wake func()) error {
+	if err := s.usable(ctx); err != nil {
+		return s.wrap("watch", err)
+	}
+	// The client may be stuck in a dial or a handshake when ctx ends, so all it
+	// does is done elsewhere. wake is only called here, hence never too late.
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	news := make(chan struct{}, 1)
+	failed := make(chan error, 1)
+	go func() { failed <- s.receive(inner, news) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.closed.Done():
+			return s.wrap("watch", store.ErrClosed)
+		case err := <-failed:
+			if reason := s.usable(ctx); reason != nil {
+				err = reason
+			}
+			return s.wrap("watch", err)
+		case <-news:
+			wake()
+		}
+	}
+}
+
+// receive subscribes and turns messages into news until something fails or ctx
+// ends.
+func (s *Store) receive(ctx context.Context, news chan<- struct{}) error {
+	sub := s.client.Subscribe(ctx)
+	defer sub.Close()
+	// Reads do not end with ctx, but with the connection.
+	defer context.AfterFunc(ctx, func() { sub.Close() })()
+
+	if err := sub.Subscribe(ctx, s.topic); err != nil {
+		return s.explain(err)
+	}
+	heard := time.Now()
+	for {
+		msg, err := sub.ReceiveTimeout(ctx, s.quiet)
+		var timeout net.Error
+		switch {
+		case err == nil:
+			heard = time.Now()
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !errors.As(err, &timeout) || !timeout.Timeout():
+			return s.explain(err)
+		case time.Since(heard) >= s.silent:
+			return fmt.Errorf("nothing heard for %v", s.silent)
+		default:
+			if err := sub.Ping(ctx); err != nil {
+				return s.explain(err)
+			}
+		}
+		switch msg.(type) {
+		case *goredis.Subscription, *goredis.Message:
+			select {
+			case news <- struct{}{}:
+			default: // one is waiting already
+			}
+		}
+	}
+}
