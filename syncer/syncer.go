@@ -237,9 +237,17 @@ func (s *Syncer) update(change func(*Status, *health)) {
 	if after.State != before.State {
 		s.cfg.Logger.Info("syncer state", "env", s.env, "state", after.State.String(), "error", after.Err)
 	}
-	if s.cfg.OnStatus != nil && (after.State != before.State || after.Err != before.Err || after.Fulls != before.Fulls) {
+	if s.cfg.OnStatus != nil && (after.State != before.State || text(after.Err) != text(before.Err) || after.Fulls != before.Fulls) {
 		s.cfg.OnStatus(after)
 	}
+}
+
+// text makes errors comparable: those of a store need not be.
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func (s *Syncer) derive() {

@@ -19,8 +19,8 @@ import (
 	"reflect"
 
 	"github.com/flagstead/flagstead/internal/flags"
+	"github.com/flagstead/flagstead/internal/snapshot"
 	"github.com/flagstead/flagstead/internal/wire"
-	"github.com/flagstead/flagstead/store"
 )
 
 // A File is a decoded file of cases.
@@ -82,24 +82,11 @@ func Parse(text []byte) (*File, error) {
 
 // Load returns the flags of the file's bootstrap.
 func (f *File) Load() (*flags.Set, error) {
-	doc, err := wire.Parse(f.Bootstrap)
+	set, err := snapshot.Parse(f.Bootstrap)
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
-	if len(doc.Skipped) > 0 {
-		return nil, fmt.Errorf("bootstrap: %w", errors.Join(doc.Skipped...))
-	}
-	set, _ := new(flags.Set).Apply(true, Sources(doc.Items))
 	return set, nil
-}
-
-// Sources turns store items into what flags are compiled from.
-func Sources(items []store.Item) []flags.Source {
-	out := make([]flags.Source, len(items))
-	for i, it := range items {
-		out[i] = flags.Source{Segment: it.Kind == store.Segment, Key: it.Key, Version: it.Version, Archived: it.Archived, Data: it.Data}
-	}
-	return out
 }
 
 // An Outcome is what an evaluation gave.

@@ -1,0 +1,87 @@
+package sdk
+
+import (
+	"errors"
+
+	"github.com/flagstead/flagstead/internal/flags"
+)
+
+// A Reason says why an evaluation gave its value.
+type Reason uint8
+
+// The reasons. String gives FeatBit's words, which the comments repeat.
+const (
+	ReasonOff          = Reason(flags.Off)            // flag off
+	ReasonTargetMatch  = Reason(flags.TargetMatch)    // target match
+	ReasonRuleMatch    = Reason(flags.RuleMatch)      // rule match
+	ReasonFallthrough  = Reason(flags.Fallthrough)    // fall through all rules
+	ReasonNotReady     = Reason(flags.ClientNotReady) // client not ready
+	ReasonFlagNotFound = Reason(flags.FlagNotFound)   // flag not found
+	ReasonBadUser      = Reason(flags.BadUser)        // user not specified
+	ReasonError        = Reason(flags.Broken)         // error in evaluation
+	ReasonWrongType    = Reason(flags.WrongType)      // wrong type
+)
+
+// String returns the reason in FeatBit's words.
+func (r Reason) String() string { return flags.Reason(r).String() }
+
+// IsDefault reports whether the caller's default was returned instead of a
+// variation of the flag.
+func (r Reason) IsDefault() bool { return flags.Reason(r).IsError() }
+
+// Errors in Detail.Err, to test for with [errors.Is].
+var (
+	ErrNotReady     = errors.New("sdk: no flags received yet")
+	ErrFlagNotFound = errors.New("sdk: no such flag")
+	ErrBadUser      = errors.New("sdk: no valid user")
+	ErrWrongType    = errors.New("sdk: the flag's value is not of the type asked for")
+	ErrFlagBroken   = errors.New("sdk: the flag cannot be evaluated")
+)
+
+// A Detail is the outcome of one evaluation.
+type Detail[T any] struct {
+	Value       T
+	Reason      Reason
+	VariationID string // empty if Value is the default
+	FlagKey     string // as asked for
+	FlagName    string // FeatBit's display name; empty if there is no such flag
+	Version     int64  // the flag's updatedAt in Unix milliseconds; 0 if there is no such flag
+	Err         error  // nil unless Value is the default
+}
+
+// broken joins ErrFlagBroken with its cause without formatting it: the path to
+// a default must be as cheap as any other.
+type brokenError struct{ cause error }
+
+func (e *brokenError) Error() string   { return ErrFlagBroken.Error() + ": it " + e.cause.Error() }
+func (e *brokenError) Unwrap() []error { return []error{ErrFlagBroken, e.cause} }
+
+func errOf(res *flags.Result) error {
+	switch res.Reason {
+	case flags.ClientNotReady:
+		return ErrNotReady
+	case flags.FlagNotFound:
+		return ErrFlagNotFound
+	case flags.BadUser:
+		return ErrBadUser
+	case flags.WrongType:
+		if res.Err != nil {
+			return errors.Join(ErrWrongType, res.Err)
+		}
+		return ErrWrongType
+	case flags.Broken:
+		return &brokenError{res.Err}
+	}
+	return nil
+}
+
+func detail[T any](key string, value T, res *flags.Result) Detail[T] {
+	d := Detail[T]{Value: value, Reason: Reason(res.Reason), FlagKey: key, Err: errOf(res)}
+	if res.Flag != nil {
+		d.FlagName, d.Version = res.Flag.Name(), res.Flag.Version()
+	}
+	if res.Variation != nil && !res.Reason.IsError() {
+		d.VariationID = res.Variation.ID()
+	}
+	return d
+}
