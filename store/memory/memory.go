@@ -176,11 +176,16 @@ func (s *Store) merge(items []store.Item) bool {
 	next := s.seq + 1
 	for _, it := range items {
 		id := it.ID()
-		if old, ok := s.items[id]; ok && old.item.Version >= it.Version {
+		old, ok := s.items[id]
+		if ok && old.item.Version >= it.Version {
 			continue
 		}
 		s.items[id] = entry{it, next}
-		s.note(next, id)
+		// A key that comes twice in a change is logged once, or a Delta would
+		// hold it twice.
+		if old.seq != next {
+			s.note(next, id)
+		}
 		s.seq = next
 	}
 	return s.seq == next
