@@ -1,0 +1,252 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/flagstead/flagstead/internal/fswatch"
+	"github.com/flagstead/flagstead/store"
+)
+
+// databaseTimeout bounds how long a reader that finds no snapshot waits for a
+// writer to let go of the database. bbolt looks every 50 ms.
+const databaseTimeout = 200 * time.Millisecond
+
+// A reader is the handle that reads what is published.
+type reader struct {
+	gate
+	path    string
+	snap    string
+	maxSnap int64
+	life    context.Context // until Close
+	end     context.CancelFunc
+
+	// What follows belongs to the call that has the turn.
+	state  *image            // nil: nothing was there yet
+	seen   map[uint64]uint64 // by epoch, the newest commit that this handle showed
+	source stamp             // the file that state is from, or that had nothing newer
+}
+
+// A stamp identifies a published file. The header tells apart what the
+// fingerprint cannot: files that replace each other within a tick of the file
+// system's clock and get the same inode.
+type stamp struct {
+	fp   fswatch.Fingerprint
+	head [headerSize]byte
+}
+
+func newReader(path string, o Options) *reader {
+	r := &reader{gate: newGate(), path: path, snap: path + ".snap", maxSnap: o.MaxSnapshot, seen: map[uint64]uint64{}}
+	r.life, r.end = context.WithCancel(context.Background())
+	return r
+}
+
+func (r *reader) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
+	if err := r.enter(ctx); err != nil {
+		return store.Snapshot{}, err
+	}
+	defer r.leave()
+	if err := r.refresh(); err != nil {
+		return store.Snapshot{}, err
+	}
+	if r.state == nil {
+		return store.Snapshot{}, nil
+	}
+	return r.state.since(since), nil
+}
+
+// since returns the state, or what of it is newer than rev.
+func (m *image) since(rev store.Rev) store.Snapshot {
+	snap := store.Snapshot{Rev: m.rev()}
+	n, delta := m.deltaFrom(rev)
+	snap.Delta = delta
+	switch {
+	case delta && n == m.seq:
+	case delta:
+		for _, r := range m.items {
+			if r.seq > n {
+				// A copy: the caller may keep this item for long, and
+				// must not keep the whole file with it.
+				r.Data = slices.Clone(r.Data)
+				snap.Items = append(snap.Items, r.Item)
+			}
+		}
+	case len(m.items) > 0:
+		snap.Items = make([]store.Item, len(m.items))
+		for i, r := range m.items {
+			snap.Items[i] = r.Item
+		}
+	}
+	return snap
+}
+
+// refresh brings state up to what is on disk.
+func (r *reader) refresh() error {
+	if r.source != (stamp{}) {
+		if now, err := stampOf(r.snap); err == nil && now == r.source {
+			return nil
+		}
+	}
+	b, st, err := readSnapshot(r.snap, r.maxSnap)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r.unpublished(err)
+	}
+	if err != nil {
+		return err // names the file
+	}
+	m, err := decode(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.snap, err)
+	}
+	r.show(m)
+	r.source = st
+	return nil
+}
+
+// show makes m the state, unless it is one that this handle is past.
+func (r *reader) show(m *image) {
+	seen, ok := r.seen[m.epoch]
+	if ok && m.seq < seen || r.state != nil && r.state.mark == m.mark {
+		return
+	}
+	r.state, r.seen[m.epoch] = m, m.seq
+}
+
+// unpublished handles a snapshot that is not there.
+func (r *reader) unpublished(missing error) error {
+	if r.source != (stamp{}) {
+		return fmt.Errorf("the snapshot vanished: %w", missing)
+	}
+	m, err := readDatabase(r.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if r.state == nil {
+			return nil // nothing was ever written here
+		}
+		return fmt.Errorf("the store vanished: %w", err)
+	}
+	if err == nil {
+		r.show(m)
+		return nil
+	}
+	// Whoever held the database may have published meanwhile.
+	b, st, snapErr := readSnapshot(r.snap, r.maxSnap)
+	if snapErr != nil {
+		return fmt.Errorf("no snapshot is published, and the database cannot be read: %w", err)
+	}
+	if m, err = decode(b); err != nil {
+		return fmt.Errorf("%s: %w", r.snap, err)
+	}
+	r.show(m)
+	r.source = st
+	return nil
+}
+
+// readDatabase copies the content of a database that no writer holds.
+func readDatabase(path string) (*image, error) {
+	d, err := openDatabase(path, true, databaseTimeout)
+	if err != nil {
+		return nil, err
+	}
+	m, err := d.read()
+	if closeErr := d.close(); err == nil {
+		err = closeErr
+	}
+	return m, err
+}
+
+func stampOf(path string) (st stamp, err error) {
+	f, _, err := openSnapshot(path)
+	if err != nil {
+		return st, err
+	}
+	defer f.Close()
+	if _, err = f.ReadAt(st.head[:], 0); err != nil {
+		return st, err
+	}
+	st.fp, err = fswatch.Stat(path)
+	return st, err
+}
+
+// readSnapshot returns a published file's content. The file is replaced, never
+// changed, so what was opened is one state however quickly others follow, and
+// the checksum tells if somebody else meddled with it. If it is replaced between
+// the two looks at it, the stamp fits neither and the next Load reads again.
+func readSnapshot(path string, limit int64) ([]byte, stamp, error) {
+	var st stamp
+	var err error
+	if st.fp, err = fswatch.Stat(path); err != nil {
+		return nil, st, err
+	}
+	f, size, err := openSnapshot(path)
+	if err != nil {
+		return nil, st, err
+	}
+	defer f.Close()
+	if size > limit {
+		return nil, st, fmt.Errorf("%s: %d bytes, the limit is %d", path, size, limit)
+	}
+	b := make([]byte, size)
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, st, fmt.Errorf("%s: %w", path, err)
+	}
+	copy(st.head[:], b)
+	return b, st, nil
+}
+
+func openSnapshot(path string) (*os.File, int64, error) {
+	// Opening a FIFO would block, hence the look before.
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s: not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	if info, err = f.Stat(); err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
+func (r *reader) Apply(ctx context.Context, _ store.Change) (store.Rev, error) {
+	if err := r.usable(ctx); err != nil {
+		return "", err
+	}
+	return "", store.ErrReadOnly
+}
+
+func (r *reader) Watch(ctx context.Context, wake func()) error {
+	if err := r.usable(ctx); err != nil {
+		return err
+	}
+	both, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.life, cancel)()
+	err := fswatch.Watch(both, r.snap, wake)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case r.life.Err() != nil:
+		return store.ErrClosed
+	}
+	return err
+}
+
+func (r *reader) Close() error {
+	return r.shut(func() error {
+		r.end()
+		r.state, r.seen = nil, nil
+		return nil
+	})
+}

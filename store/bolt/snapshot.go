@@ -1,0 +1,241 @@
+package bolt
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flagstead/flagstead/store"
+)
+
+// The published file, all numbers little-endian:
+//
+//	offset size
+//	     0    8 magic
+//	     8    4 format version
+//	    12    8 epoch
+//	    20    8 seq: commits so far
+//	    28    8 full: seq of the last full change
+//	    36    8 count of items
+//	    44    8 length of the body
+//	    52    8 time of publishing, Unix milliseconds
+//	    60    4 CRC-32C of all other bytes
+//	    64      body
+//
+// and in the body for each item, ordered by kind and key:
+//
+//	 0    1 kind
+//	 1    1 archived, 0 or 1
+//	 2    8 version
+//	10    8 seq of the commit that wrote it
+//	18    4 length of the key
+//	22    4 length of the data
+//	26      key, data
+const (
+	magic         = "FLAGSNAP"
+	formatVersion = 1
+	headerSize    = 64
+	crcAt         = 60
+	itemSize      = 26
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// A record is an item and the commit that wrote it.
+type record struct {
+	store.Item
+	seq uint64
+}
+
+func (r record) size() int64 { return itemSize + int64(len(r.Key)) + int64(len(r.Data)) }
+
+func (r record) same(o record) bool {
+	return r.seq == o.seq && sameContent(r.Item, o.Item)
+}
+
+func sameContent(a, b store.Item) bool {
+	return a.Kind == b.Kind && a.Key == b.Key && a.Version == b.Version && a.Archived == b.Archived && bytes.Equal(a.Data, b.Data)
+}
+
+func compareIDs(a, b store.ID) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), strings.Compare(a.Key, b.Key))
+}
+
+// A mark names a state: what makes a Rev, and how far back deltas reach.
+type mark struct {
+	epoch uint64 // random, minted with the database
+	seq   uint64 // commits so far
+	full  uint64 // seq of the last full change: no delta reaches back behind it
+}
+
+func (m mark) rev() store.Rev {
+	if m.seq == 0 {
+		return ""
+	}
+	return store.Rev(fmt.Sprintf("%016x-%d", m.epoch, m.seq))
+}
+
+// deltaFrom returns the commit that since names, if a delta can start there.
+func (m mark) deltaFrom(since store.Rev) (uint64, bool) {
+	epoch, text, ok := strings.Cut(string(since), "-")
+	if !ok || epoch != fmt.Sprintf("%016x", m.epoch) {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || text != strconv.FormatUint(n, 10) { // one spelling per Rev
+		return 0, false
+	}
+	return n, n > 0 && n >= m.full && n <= m.seq
+}
+
+// An image is one state, as read from a file.
+type image struct {
+	mark
+	items []record // ordered by ID
+}
+
+func (m *image) same(o *image) bool {
+	return m.mark == o.mark && slices.EqualFunc(m.items, o.items, record.same)
+}
+
+// An encoder builds the bytes of a published file.
+type encoder struct {
+	buf   []byte
+	count uint64
+}
+
+// reset starts a file, in the memory of the last one.
+func (e *encoder) reset() {
+	e.buf = append(e.buf[:0], make([]byte, headerSize)...)
+	e.count = 0
+}
+
+func (e *encoder) add(r record) {
+	var h [itemSize]byte
+	h[0] = byte(r.Kind)
+	if r.Archived {
+		h[1] = 1
+	}
+	le := binary.LittleEndian
+	le.PutUint64(h[2:], uint64(r.Version))
+	le.PutUint64(h[10:], r.seq)
+	le.PutUint32(h[18:], uint32(len(r.Key)))
+	le.PutUint32(h[22:], uint32(len(r.Data)))
+	e.buf = append(e.buf, h[:]...)
+	e.buf = append(e.buf, r.Key...)
+	e.buf = append(e.buf, r.Data...)
+	e.count++
+}
+
+// finish returns the file, which is valid until the next reset.
+func (e *encoder) finish(m mark, now time.Time) []byte {
+	le, b := binary.LittleEndian, e.buf
+	copy(b, magic)
+	le.PutUint32(b[8:], formatVersion)
+	le.PutUint64(b[12:], m.epoch)
+	le.PutUint64(b[20:], m.seq)
+	le.PutUint64(b[28:], m.full)
+	le.PutUint64(b[36:], e.count)
+	le.PutUint64(b[44:], uint64(len(b)-headerSize))
+	le.PutUint64(b[52:], uint64(now.UnixMilli()))
+	le.PutUint32(b[crcAt:], checksum(b))
+	return b
+}
+
+func checksum(file []byte) uint32 {
+	return crc32.Update(crc32.Checksum(file[:crcAt], castagnoli), castagnoli, file[headerSize:])
+}
+
+// decode reads a published file. The Data of the items aliases b. What it
+// accepts, it accepts in one spelling only: the encoder writes the same bytes.
+func decode(b []byte) (*image, error) {
+	if len(b) < headerSize {
+		return nil, fmt.Errorf("damaged: %d bytes are too few for a header", len(b))
+	}
+	le := binary.LittleEndian
+	if string(b[:8]) != magic {
+		return nil, errors.New("damaged or foreign: no snapshot's magic number")
+	}
+	if v := le.Uint32(b[8:]); v != formatVersion {
+		return nil, fmt.Errorf("format version %d, this program reads %d", v, formatVersion)
+	}
+	m := &image{mark: mark{epoch: le.Uint64(b[12:]), seq: le.Uint64(b[20:]), full: le.Uint64(b[28:])}}
+	count, length := le.Uint64(b[36:]), le.Uint64(b[44:])
+	body := b[headerSize:]
+	if length != uint64(len(body)) {
+		return nil, fmt.Errorf("damaged: body of %d bytes, header says %d", len(body), length)
+	}
+	if sum := le.Uint32(b[crcAt:]); sum != checksum(b) {
+		return nil, fmt.Errorf("damaged: checksum %08x, header says %08x", checksum(b), sum)
+	}
+	// From here on only a file that was written wrongly fails.
+	if count > length/itemSize {
+		return nil, fmt.Errorf("damaged: %d items cannot be in %d bytes", count, length)
+	}
+	if m.full > m.seq || m.seq == 0 && count > 0 {
+		return nil, fmt.Errorf("damaged: %d items at commit %d, the last full one %d", count, m.seq, m.full)
+	}
+	m.items = make([]record, 0, count)
+	for len(body) > 0 {
+		r, n, err := decodeItem(body, m.seq)
+		if err != nil {
+			return nil, fmt.Errorf("damaged: item %d: %w", len(m.items), err)
+		}
+		if last := len(m.items) - 1; last >= 0 && compareIDs(m.items[last].ID(), r.ID()) >= 0 {
+			return nil, fmt.Errorf("damaged: item %d: out of order", len(m.items))
+		}
+		m.items = append(m.items, r)
+		body = body[n:]
+	}
+	if uint64(len(m.items)) != count {
+		return nil, fmt.Errorf("damaged: %d items, header says %d", len(m.items), count)
+	}
+	return m, nil
+}
+
+// decodeItem reads the item that b begins with and returns its length.
+func decodeItem(b []byte, newest uint64) (r record, n int, err error) {
+	if len(b) < itemSize {
+		return r, 0, errors.New("cut off")
+	}
+	le := binary.LittleEndian
+	key, data := uint64(le.Uint32(b[18:])), uint64(le.Uint32(b[22:]))
+	if key+data > uint64(len(b)-itemSize) {
+		return r, 0, errors.New("cut off")
+	}
+	r.Kind, r.Archived = store.Kind(b[0]), b[1] == 1
+	r.Version = int64(le.Uint64(b[2:]))
+	r.seq = le.Uint64(b[10:])
+	if b[1] > 1 || r.seq == 0 || r.seq > newest {
+		return r, 0, fmt.Errorf("archived %d, commit %d of %d", b[1], r.seq, newest)
+	}
+	end := itemSize + key + data
+	r.Key = string(b[itemSize : itemSize+key])
+	if data > 0 {
+		r.Data = b[itemSize+key : end : end]
+	}
+	return r, int(end), checkItem(r.Item)
+}
+
+// checkItem says why an item cannot be stored.
+func checkItem(it store.Item) error {
+	switch {
+	case it.Kind != store.Flag && it.Kind != store.Segment:
+		return fmt.Errorf("invalid %v", it.Kind)
+	case it.Key == "":
+		return errors.New("empty key")
+	case len(it.Key) > maxKey:
+		return fmt.Errorf("key of %d bytes, at most %d are possible", len(it.Key), maxKey)
+	case len(it.Data) > math.MaxInt32/2:
+		return fmt.Errorf("%v %q has %d bytes of data", it.Kind, it.Key, len(it.Data))
+	}
+	return nil
+}

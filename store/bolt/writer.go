@@ -1,0 +1,364 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flagstead/flagstead/internal/fswatch"
+	"github.com/flagstead/flagstead/store"
+)
+
+// A writer is the handle that commits. It answers Load from memory.
+type writer struct {
+	gate
+	path    string
+	snap    string
+	maxSnap int64
+	unlock  func()
+
+	// What follows belongs to the call that has the turn.
+	db          *database
+	order       []store.ID // ordered keys of items
+	size        int64      // of the published file
+	enc         encoder
+	unpublished bool // the snapshot is behind the state
+	unsure      bool // a commit failed: the database may have it or not
+
+	mu    sync.RWMutex // guards what follows; written with the turn only
+	state mark
+	items map[store.ID]record
+	news  chan struct{} // closed and replaced by each commit
+}
+
+func openWriter(path string, o Options) (_ *writer, err error) {
+	unlock, err := lockFor(path, o.LockTimeout)
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{
+		gate:    newGate(),
+		path:    path,
+		snap:    path + ".snap",
+		maxSnap: o.MaxSnapshot,
+		unlock:  unlock,
+		news:    make(chan struct{}),
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if w.db != nil {
+			w.db.close()
+		}
+		unlock()
+	}()
+	w.sweep()
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		if err := createDatabase(path); err != nil {
+			return nil, err
+		}
+	}
+	// A reader that found no snapshot may hold the database for a moment.
+	if w.db, err = openDatabase(path, false, max(o.LockTimeout, time.Second)); err != nil {
+		return nil, err
+	}
+	m, err := w.db.read()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.reconcile(m); err != nil {
+		return nil, err
+	}
+	w.adopt(m)
+	if w.unpublished {
+		return w, w.publish()
+	}
+	return w, nil
+}
+
+// sweep removes what a writer that was killed left half-written. Failing to do
+// so harms nobody.
+func (w *writer) sweep() {
+	dir := filepath.Dir(w.snap)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "."+filepath.Base(w.snap)+".tmp-") {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+// reconcile compares the snapshot with the database, which has the truth.
+func (w *writer) reconcile(m *image) error {
+	var old *image
+	b, _, err := readSnapshot(w.snap, w.maxSnap)
+	if err == nil {
+		old, err = decode(b)
+	}
+	if err == nil && old.same(m) {
+		return nil
+	}
+	w.unpublished = true
+	if err != nil || old.epoch != m.epoch || old.seq < m.seq {
+		return nil
+	}
+	// Readers have seen commits that the database does not know: it was put
+	// back to an older state. Its next commits are others than those, so
+	// they need other names.
+	m.epoch = newEpoch()
+	return w.db.commit(m.mark, len(m.items), nil, nil)
+}
+
+// adopt makes m the state in memory.
+func (w *writer) adopt(m *image) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state, w.size = m.mark, headerSize
+	w.items = make(map[store.ID]record, len(m.items))
+	for _, r := range m.items {
+		w.items[r.ID()] = r
+		w.size += r.size()
+	}
+	w.sort()
+}
+
+func (w *writer) sort() {
+	w.order = w.order[:0]
+	for id := range w.items {
+		w.order = append(w.order, id)
+	}
+	slices.SortFunc(w.order, compareIDs)
+}
+
+func (w *writer) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
+	if err := w.usable(ctx); err != nil {
+		return store.Snapshot{}, err
+	}
+	if w.tryEnter() {
+		// Load has the committed state whether publishing works or not, and
+		// Apply reports the failure.
+		_ = w.settle()
+		w.leave()
+	}
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if err := w.usable(ctx); err != nil {
+		return store.Snapshot{}, err
+	}
+	snap := store.Snapshot{Rev: w.state.rev()}
+	n, delta := w.state.deltaFrom(since)
+	snap.Delta = delta
+	switch {
+	case delta && n == w.state.seq:
+	case delta:
+		for _, r := range w.items {
+			if r.seq > n {
+				snap.Items = append(snap.Items, r.Item)
+			}
+		}
+	case len(w.items) > 0:
+		snap.Items = make([]store.Item, 0, len(w.items))
+		for _, r := range w.items {
+			snap.Items = append(snap.Items, r.Item)
+		}
+	}
+	return snap, nil
+}
+
+func (w *writer) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
+	if err := w.enter(ctx); err != nil {
+		return "", err
+	}
+	defer w.leave()
+	for i, it := range c.Items {
+		if err := checkItem(it); err != nil {
+			return "", fmt.Errorf("item %d: %w", i, err)
+		}
+	}
+	if err := w.settle(); err != nil {
+		return "", err
+	}
+	if c.Base != "" && c.Base != w.state.rev() {
+		return "", store.ErrConflict
+	}
+	p := w.plan(c)
+	if !p.changed {
+		return w.state.rev(), nil
+	}
+	if p.size > w.maxSnap {
+		return "", fmt.Errorf("%s: the snapshot would have %d bytes, the limit is %d", w.path, p.size, w.maxSnap)
+	}
+	if err := w.commit(p); err != nil {
+		return "", err
+	}
+	if err := w.publish(); err != nil {
+		return "", fmt.Errorf("committed, but not published: %w", err)
+	}
+	return w.state.rev(), nil
+}
+
+// settle makes good what an earlier call could not finish.
+func (w *writer) settle() error {
+	if w.unsure {
+		m, err := w.db.read()
+		if err != nil {
+			return err
+		}
+		if w.unsure = false; m.mark != w.state {
+			w.adopt(m)
+			w.unpublished = true
+			w.tell()
+		}
+	}
+	if w.unpublished {
+		if err := w.publish(); err != nil {
+			return fmt.Errorf("an earlier change is committed, but not published: %w", err)
+		}
+	}
+	return nil
+}
+
+// A plan is what a change comes to.
+type plan struct {
+	changed bool
+	next    mark
+	puts    []record
+	dels    []store.ID
+	count   int   // items afterwards
+	size    int64 // of the published file afterwards
+	moved   bool  // there are other keys afterwards
+}
+
+func (w *writer) plan(c store.Change) plan {
+	p := plan{next: w.state, count: len(w.items), size: w.size}
+	p.next.seq++
+	winners := make(map[store.ID]store.Item, len(c.Items))
+	for _, it := range c.Items {
+		id := it.ID()
+		if best, ok := winners[id]; ok {
+			if it.Version < best.Version || it.Version == best.Version && !c.Full {
+				continue
+			}
+		} else if old, ok := w.items[id]; ok && !c.Full && old.Version >= it.Version {
+			continue
+		}
+		winners[id] = it
+	}
+	for id, it := range winners {
+		old, ok := w.items[id]
+		if ok && sameContent(old.Item, it) {
+			continue
+		}
+		r := record{it, p.next.seq}
+		if ok {
+			p.size -= old.size()
+		} else {
+			p.count++
+			p.moved = true
+		}
+		p.size += r.size()
+		p.puts = append(p.puts, r)
+	}
+	if c.Full {
+		p.next.full = p.next.seq
+		for id, old := range w.items {
+			if _, ok := winners[id]; !ok {
+				p.dels = append(p.dels, id)
+				p.size -= old.size()
+				p.count--
+				p.moved = true
+			}
+		}
+	}
+	// An empty store that is told to be empty has reached a state.
+	p.changed = len(p.puts)+len(p.dels) > 0 || c.Full && w.state.seq == 0
+	// In the order of the keys bbolt fills its pages one after the other.
+	slices.SortFunc(p.puts, func(a, b record) int { return compareIDs(a.ID(), b.ID()) })
+	return p
+}
+
+func (w *writer) commit(p plan) error {
+	if err := w.db.commit(p.next, p.count, p.puts, p.dels); err != nil {
+		w.unsure = true
+		return err
+	}
+	w.unpublished = true
+	w.mu.Lock()
+	for _, id := range p.dels {
+		delete(w.items, id)
+	}
+	for _, r := range p.puts {
+		w.items[r.ID()] = r
+	}
+	w.state, w.size = p.next, p.size
+	w.mu.Unlock()
+	if p.moved {
+		w.sort()
+	}
+	w.tell()
+	return nil
+}
+
+// tell wakes those who watch this handle.
+func (w *writer) tell() {
+	w.mu.Lock()
+	close(w.news)
+	w.news = make(chan struct{})
+	w.mu.Unlock()
+}
+
+func (w *writer) publish() error {
+	if w.size > w.maxSnap {
+		return fmt.Errorf("%s: %d bytes, the limit is %d", w.snap, w.size, w.maxSnap)
+	}
+	w.enc.reset()
+	for _, id := range w.order {
+		w.enc.add(w.items[id])
+	}
+	if err := fswatch.WriteFile(w.snap, w.enc.finish(w.state, time.Now())); err != nil {
+		return err
+	}
+	w.unpublished = false
+	return nil
+}
+
+func (w *writer) Watch(ctx context.Context, wake func()) error {
+	for {
+		if err := w.usable(ctx); err != nil {
+			return err
+		}
+		w.mu.RLock()
+		news := w.news
+		w.mu.RUnlock()
+		wake()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.closed:
+			return store.ErrClosed
+		case <-news:
+		}
+	}
+}
+
+func (w *writer) Close() error {
+	return w.shut(func() error {
+		err := w.settle()
+		err = errors.Join(err, w.db.close())
+		w.unlock()
+		w.mu.Lock()
+		w.items, w.order, w.enc.buf = nil, nil, nil
+		w.mu.Unlock()
+		return err
+	})
+}
