@@ -1,0 +1,172 @@
+package fswatch
+
+import (
+	"context"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// quietTime is how long no event must come before Watch looks, so that the
+	// several events of one write make one wake-up.
+	quietTime = 10 * time.Millisecond
+
+	// stormTime is how long events may postpone the look altogether.
+	stormTime = 100 * time.Millisecond
+
+	// settleMargin is how much later than its readers take a file for whole it
+	// is looked at again.
+	settleMargin = 10 * time.Millisecond
+
+	pollInterval = time.Second
+)
+
+// Watch calls wake once when watching has begun and then whenever the file at
+// path may have changed: written, replaced, removed, created, or led to by other
+// symlinks. It blocks until ctx ends and returns ctx's error. Neither the file
+// nor its directory need exist. A file that was written a moment ago gets a
+// second wake-up once it has settled, for readers that found it half-written.
+//
+// Events of the system make it quick; where there are none (resources used up,
+// network file systems) it finds changes by stat, every second. wake must not
+// block; it is called from the goroutine of Watch, never after Watch returned.
+func Watch(ctx context.Context, path string, wake func()) error {
+	return watch(ctx, path, wake, fsnotify.NewWatcher)
+}
+
+func watch(ctx context.Context, path string, wake func(), open func() (*fsnotify.Watcher, error)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w := watcher{path: path, wake: wake, open: open, watched: map[string]Fingerprint{}}
+	w.debounce, w.settle = stoppedTimer(), stoppedTimer()
+	defer w.debounce.Stop()
+	defer w.settle.Stop()
+	defer w.closeEvents()
+	poll := time.NewTicker(pollInterval)
+	defer poll.Stop()
+
+	w.look(true)
+	for ctx.Err() == nil {
+		var events chan fsnotify.Event
+		var errs chan error
+		if w.events != nil {
+			events, errs = w.events.Events, w.events.Errors
+		}
+		select {
+		case <-ctx.Done():
+		case _, ok := <-events:
+			w.event(ok)
+		case _, ok := <-errs:
+			// An overflow, most likely: events are lost, so look.
+			w.event(ok)
+		case <-w.debounce.C:
+			w.stormEnd = time.Time{}
+			w.look(false)
+		case <-w.settle.C:
+			w.look(true)
+		case <-poll.C:
+			w.look(false)
+		}
+	}
+	return ctx.Err()
+}
+
+type watcher struct {
+	path string
+	wake func()
+	open func() (*fsnotify.Watcher, error)
+
+	events  *fsnotify.Watcher      // nil while there is none to be had
+	watched map[string]Fingerprint // directories, as they were when their watch began
+
+	last             Fingerprint // of the last wake-up; zero for no file
+	debounce, settle *time.Timer
+	stormEnd         time.Time // zero unless the debounce timer runs
+}
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// event postpones the look a little, for more events to come.
+func (w *watcher) event(ok bool) {
+	if !ok {
+		w.closeEvents()
+	}
+	now := time.Now()
+	if w.stormEnd.IsZero() {
+		w.stormEnd = now.Add(stormTime)
+	}
+	w.debounce.Reset(min(quietTime, w.stormEnd.Sub(now)))
+}
+
+// look wakes if the file is not the one of the last wake-up, or always.
+func (w *watcher) look(always bool) {
+	// What changed before a watch began shows in no event, so the directories
+	// are worked out again until no watch is new, and the file comes after them.
+	for range 5 {
+		if !w.follow() {
+			break
+		}
+	}
+	fp, err := Stat(w.path)
+	if err != nil {
+		fp = Fingerprint{}
+	}
+	changed := fp != w.last
+	if !changed && !always {
+		return
+	}
+	w.last = fp
+	if changed && err == nil && !fp.Settled() {
+		w.settle.Reset(SettleTime - fp.Age() + settleMargin)
+	} else {
+		w.settle.Stop()
+	}
+	w.wake()
+}
+
+// follow makes the watched directories those that matter now and reports
+// whether there is a new one among them.
+func (w *watcher) follow() (added bool) {
+	if w.events == nil {
+		events, err := w.open()
+		if err != nil {
+			return false
+		}
+		w.events = events
+	}
+	want := watchDirs(w.path)
+	for dir, was := range w.watched {
+		// A directory that was replaced under its name needs a new watch.
+		if now, err := Stat(dir); !want[dir] || err != nil || !now.SameFile(was) {
+			_ = w.events.Remove(dir) // gone by itself if the directory is
+			delete(w.watched, dir)
+		}
+	}
+	for dir := range want {
+		if _, ok := w.watched[dir]; ok {
+			continue
+		}
+		fp, err := Stat(dir)
+		if err != nil || w.events.Add(dir) != nil {
+			continue // the next poll tries again
+		}
+		w.watched[dir] = fp
+		added = true
+	}
+	return added
+}
+
+func (w *watcher) closeEvents() {
+	if w.events == nil {
+		return
+	}
+	_ = w.events.Close()
+	w.events = nil
+	clear(w.watched)
+}

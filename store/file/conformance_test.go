@@ -1,0 +1,97 @@
+package file_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/flagstead/flagstead/store"
+	"github.com/flagstead/flagstead/store/file"
+	"github.com/flagstead/flagstead/store/storetest"
+)
+
+func open(t testing.TB, path string, o *file.Options) *file.Store {
+	t.Helper()
+	s, err := file.Open(path, o)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// places remembers which handle is on which file.
+type places struct {
+	mu    sync.Mutex
+	paths map[store.DataStore]string
+}
+
+func (p *places) open(t testing.TB) store.DataStore {
+	return p.on(t, filepath.Join(t.TempDir(), "flags.json"), nil)
+}
+
+func (p *places) on(t testing.TB, path string, o *file.Options) store.DataStore {
+	t.Helper()
+	s, err := file.Open(path, o)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.paths == nil {
+		p.paths = map[store.DataStore]string{}
+	}
+	p.paths[s] = path
+	return s
+}
+
+func (p *places) of(s store.DataStore) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.paths[s]
+}
+
+func (p *places) remove(t testing.TB, s store.DataStore) {
+	if err := os.Remove(p.of(s)); err != nil {
+		t.Errorf("flush: %v", err)
+	}
+}
+
+func TestTwoWritersKeepTheContract(t *testing.T) {
+	var p places
+	storetest.Run(t, storetest.Options{
+		Open: p.open,
+		Reopen: func(t testing.TB, first store.DataStore) store.DataStore {
+			return p.on(t, p.of(first), nil)
+		},
+		ReopenedWrites: true,
+		Flush:          p.remove,
+	})
+}
+
+// aReader takes a missing file for an empty store, as a writer does. That it is
+// an error instead is the one thing in which readers differ.
+type aReader struct{ *file.Store }
+
+func (r aReader) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
+	snap, err := r.Store.Load(ctx, since)
+	if errors.Is(err, fs.ErrNotExist) {
+		return store.Snapshot{}, nil
+	}
+	return snap, err
+}
+
+func TestWriterAndReaderKeepTheContract(t *testing.T) {
+	var p places
+	storetest.Run(t, storetest.Options{
+		Open: p.open,
+		Reopen: func(t testing.TB, first store.DataStore) store.DataStore {
+			return aReader{p.on(t, p.of(first), &file.Options{ReadOnly: true}).(*file.Store)}
+		},
+		Flush: p.remove,
+	})
+}
