@@ -104,8 +104,9 @@ func Open(rawURL string, o *Options) (*Store, error) {
 	co.WriteTimeout = 5 * opts.Timeout
 	co.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 
-	s := newStore(goredis.NewClient(co), opts)
-	s.owned, s.secret = true, co.Password
+	s := newStore(nil, opts)
+	co.Dialer = tracked(s.closed, goredis.NewDialer(co))
+	s.client, s.owned, s.secret = goredis.NewClient(co), true, co.Password
 	return s, nil
 }
 
@@ -229,11 +230,11 @@ func do[T any](ctx context.Context, s *Store, limit time.Duration, f func(contex
 		if err := s.usable(ctx); err != nil {
 			return none, err
 		}
-		// The connection has the same deadline and may notice it first.
-		if at, ok := ctx.Deadline(); ok && !time.Now().Before(at) {
+		// The connection has the same deadlines and may notice them first.
+		if past(ctx) {
 			return none, context.DeadlineExceeded
 		}
-		if limited.Err() == context.DeadlineExceeded {
+		if past(limited) {
 			return none, fmt.Errorf("no answer within %v: %w", limit, r.err)
 		}
 		return none, s.explain(r.err)
@@ -242,6 +243,12 @@ func do[T any](ctx context.Context, s *Store, limit time.Duration, f func(contex
 	case <-s.closed.Done():
 		return none, store.ErrClosed
 	}
+}
+
+// past reports whether ctx has a deadline that is over.
+func past(ctx context.Context) bool {
+	at, ok := ctx.Deadline()
+	return ok && !time.Now().Before(at)
 }
 
 // usable says why a call cannot go ahead.

@@ -269,18 +269,39 @@ func TestFollowSurvivesARestart(t *testing.T) {
 	until("a delta", func(n news) bool { return state["f:a"] == "3|0|newer" })
 }
 
-// hung is a server that accepts and never answers.
-func hung(t *testing.T) string {
+// hung starts a server that never answers. It sends on the channel whenever it
+// was asked something.
+func hung(t *testing.T) (string, <-chan struct{}) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	return "redis://:s3cret@" + l.Addr().String()
+	asked := make(chan struct{}, 100)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				for b := make([]byte, 4096); ; {
+					if _, err := c.Read(b); err != nil {
+						return
+					}
+					asked <- struct{}{}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	return "redis://:s3cret@" + l.Addr().String(), asked
 }
 
 func TestHungServer(t *testing.T) {
-	s, err := Open(hung(t), &Options{Timeout: 50 * time.Millisecond})
+	addr, _ := hung(t)
+	s, err := Open(addr, &Options{Timeout: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +326,8 @@ func TestCancelAndCloseDoNotWaitForTheServer(t *testing.T) {
 		{"close", func(s *Store, _ context.CancelFunc) { s.Close() }, store.ErrClosed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, err := Open(hung(t), &Options{Timeout: time.Minute})
+			addr, asked := hung(t)
+			s, err := Open(addr, &Options{Timeout: time.Minute})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -318,8 +340,12 @@ func TestCancelAndCloseDoNotWaitForTheServer(t *testing.T) {
 			go func() { _, err := s.Load(ctx, "e-1"); errs <- err }()
 			go func() { _, err := s.Apply(ctx, change); errs <- err }()
 			go func() { errs <- s.Watch(ctx, func() {}) }()
+			for range cap(errs) { // each has a connection of its own
+				<-asked
+			}
 			began := time.Now()
 			c.end(s, cancel)
+			defer s.Close()
 			for range cap(errs) {
 				wantErr(t, <-errs, c.want)
 			}
@@ -418,7 +444,11 @@ func TestNoPasswordInErrors(t *testing.T) {
 	}()
 	down := redistest.Start(t)
 	down.Stop(t)
-	for _, addr := range []string{l.Addr().String(), server.Addr(), down.Addr()} {
+	locked := redistest.Start(t)
+	if err := rawClient(t, locked).ConfigSet(bounded(t), "requirepass", "another").Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{l.Addr().String(), locked.Addr(), down.Addr()} {
 		s, err := Open("redis://:"+secret+"@"+addr, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -429,6 +459,7 @@ func TestNoPasswordInErrors(t *testing.T) {
 			if err == nil || strings.Contains(err.Error(), secret) {
 				t.Errorf("%s: %v", addr, err)
 			}
+			t.Log(err)
 		}
 		s.Close()
 	}
