@@ -192,7 +192,11 @@ var watchCases = []testCase{
 			g.wg.Wait()
 			last := c.watch(c.s)
 			c.wait(last, "when it started")
-			c.waitFor(last, c.s, c.apply(c.s, full(flag("last", 1))), "after a commit")
+			// A wake that comes late may also come later than that of last, but
+			// hardly after every one of many commits.
+			for i := range 20 {
+				c.waitFor(last, c.s, c.apply(c.s, full(flag("last", int64(i)))), "after a commit")
+			}
 			for i, w := range ended {
 				if n := w.wakes.Load(); n != counts[i] {
 					c.fatalf("%d wakes after Watch returned", n-counts[i])

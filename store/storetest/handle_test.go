@@ -1,0 +1,163 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/flagstead/flagstead/store"
+	"github.com/flagstead/flagstead/store/memory"
+)
+
+// A place is what the handles of the suite's own tests share.
+type place struct {
+	writing sync.Mutex // held by faults that load and apply as one step
+
+	mu    sync.Mutex // guards what follows
+	inner *memory.Store
+	count int // whatever a fault counts
+}
+
+func newPlace() *place { return &place{inner: memory.New()} }
+
+func (p *place) store() *memory.Store {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inner
+}
+
+// flush puts an empty store in the place of the old one. A last commit to that
+// wakes those who watch it.
+func (p *place) flush() {
+	p.mu.Lock()
+	old := p.inner
+	p.inner = memory.New()
+	p.mu.Unlock()
+	old.Apply(context.Background(), store.Change{Full: true, Items: []store.Item{flag("flushed", 1)}})
+}
+
+func (p *place) add(n int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.count += n
+	return p.count
+}
+
+// A handle is a sound store on a place, with a life of its own. A fault replaces
+// some of its methods.
+type handle struct {
+	place  *place
+	second bool // made by Reopen
+	life   context.Context
+	end    context.CancelFunc
+
+	load  func(context.Context, store.Rev) (store.Snapshot, error)
+	apply func(context.Context, store.Change) (store.Rev, error)
+	watch func(context.Context, func()) error
+	close func() error
+}
+
+func newHandle(p *place, writes, second bool) *handle {
+	h := &handle{place: p, second: second}
+	h.life, h.end = context.WithCancel(context.Background())
+	h.load = func(ctx context.Context, since store.Rev) (store.Snapshot, error) {
+		if h.life.Err() != nil {
+			return store.Snapshot{}, fmt.Errorf("load: %w", store.ErrClosed)
+		}
+		return p.store().Load(ctx, since)
+	}
+	h.apply = func(ctx context.Context, c store.Change) (store.Rev, error) {
+		if h.life.Err() != nil {
+			return "", fmt.Errorf("apply: %w", store.ErrClosed)
+		}
+		if !writes {
+			return "", fmt.Errorf("apply: %w", store.ErrReadOnly)
+		}
+		return p.store().Apply(ctx, c)
+	}
+	h.watch = func(ctx context.Context, wake func()) error {
+		both, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(h.life, cancel)()
+		err := p.store().Watch(both, wake)
+		if ctx.Err() == nil && h.life.Err() != nil {
+			return fmt.Errorf("watch: %w", store.ErrClosed)
+		}
+		return err
+	}
+	h.close = func() error {
+		h.end()
+		return nil
+	}
+	return h
+}
+
+func (h *handle) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
+	return h.load(ctx, since)
+}
+
+func (h *handle) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
+	return h.apply(ctx, c)
+}
+
+func (h *handle) Watch(ctx context.Context, wake func()) error { return h.watch(ctx, wake) }
+
+func (h *handle) Close() error { return h.close() }
+
+// loaded changes what Load returns.
+func (h *handle) loaded(change func(since store.Rev, snap *store.Snapshot)) {
+	load := h.load
+	h.load = func(ctx context.Context, since store.Rev) (store.Snapshot, error) {
+		snap, err := load(ctx, since)
+		if err == nil {
+			change(since, &snap)
+		}
+		return snap, err
+	}
+}
+
+// applied changes what Apply gets.
+func (h *handle) applied(change func(c *store.Change)) {
+	apply := h.apply
+	h.apply = func(ctx context.Context, c store.Change) (store.Rev, error) {
+		c.Items = slices.Clone(c.Items)
+		change(&c)
+		return apply(ctx, c)
+	}
+}
+
+// merged changes what an item makes of the content: put gets the content, which
+// is empty at the start of a full change, the content before the change, and
+// every item in turn.
+func (h *handle) merged(put func(now, before content, it store.Item, full bool)) {
+	apply := h.apply
+	h.apply = func(ctx context.Context, c store.Change) (store.Rev, error) {
+		h.place.writing.Lock()
+		defer h.place.writing.Unlock()
+		snap, err := h.place.store().Load(ctx, "")
+		if err != nil {
+			return "", err
+		}
+		if c.Base != "" && c.Base != snap.Rev || len(c.Items) == 0 {
+			return apply(ctx, c)
+		}
+		before := contentOf(snap.Items...)
+		now := maps.Clone(before)
+		if c.Full {
+			clear(now)
+		}
+		for _, it := range c.Items {
+			put(now, before, it, c.Full)
+		}
+		return apply(ctx, store.Change{Full: true, Items: slices.Collect(maps.Values(now))})
+	}
+}
+
+// sound is what put does in a store that keeps the rules.
+func sound(now, _ content, it store.Item, full bool) {
+	if had, ok := now[it.ID()]; !ok || it.Version > had.Version || full && it.Version == had.Version {
+		now[it.ID()] = it
+	}
+}
