@@ -46,6 +46,8 @@ type conn struct {
 	gone     chan struct{} // closed when write has ended
 	closing  atomic.Bool   // a close frame of ours is out
 
+	whole bool // a change of several items goes out as one patch
+
 	// For write only.
 	synced bool  // the SDK has asked for data
 	sent   int64 // everything served up to this version was sent
@@ -85,6 +87,7 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 		requests: make(chan request, 4),
 		done:     make(chan struct{}),
 		gone:     make(chan struct{}),
+		whole:    req.Header.Get(protocol.PatchesHeader) == protocol.WholePatches,
 	}
 	if problem != nil {
 		r.counters.rejected.Add(1)
@@ -312,7 +315,8 @@ func (c *conn) answer(v *view, req request) (*view, error) {
 }
 
 // push sends everything of v that the SDK has not got yet. Entries of equal
-// version travel together; the second would look old if it came later.
+// version travel together; the second would look old if it came later. An SDK
+// that asked for whole patches gets all of it in one message.
 func (c *conn) push(v *view) error {
 	for rest := v.after(c.sent); len(rest) > 0; {
 		select {
@@ -323,6 +327,9 @@ func (c *conn) push(v *view) error {
 		default:
 		}
 		n := 1
+		if c.whole {
+			n = len(rest)
+		}
 		for n < len(rest) && rest[n].item.Version == rest[0].item.Version {
 			n++
 		}
@@ -330,7 +337,7 @@ func (c *conn) push(v *view) error {
 			return err
 		}
 		c.relay.counters.patches.Add(1)
-		c.sent = rest[0].item.Version
+		c.sent = rest[n-1].item.Version
 		rest = rest[n:]
 	}
 	c.sent = v.hwm

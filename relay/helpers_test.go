@@ -230,8 +230,12 @@ func query() url.Values {
 }
 
 func (s *server) dial(q url.Values) (*websocket.Conn, *http.Response, error) {
+	return s.dialWith(q, nil)
+}
+
+func (s *server) dialWith(q url.Values, header http.Header) (*websocket.Conn, *http.Response, error) {
 	d := websocket.Dialer{HandshakeTimeout: patient}
-	return d.Dial(strings.Replace(s.url, "http", "ws", 1)+"/streaming?"+q.Encode(), nil)
+	return d.Dial(strings.Replace(s.url, "http", "ws", 1)+"/streaming?"+q.Encode(), header)
 }
 
 // A client applies data as the official Go SDK does: with one version for all

@@ -287,6 +287,38 @@ func TestPushesOneItemEachAscending(t *testing.T) {
 	}
 }
 
+// TestWholePatches: who asks for it gets a change of several items as one
+// message, so that it can commit it as a whole.
+func TestWholePatches(t *testing.T) {
+	shelf := newShelf(flag("a", 1000, "1"), segment("s", 900, "1"))
+	s := ready(t, relay.Config{Store: shelf})
+	ws, _, err := s.dialWith(query(), http.Header{protocol.PatchesHeader: {protocol.WholePatches}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	c := &client{ws: ws, items: map[store.ID]store.Item{}}
+	c.sync(t, 0)
+	c.next(t)
+	receive := func(want int) {
+		t.Helper()
+		text, err := c.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list := items(t, string(text)); len(list) != want {
+			t.Errorf("got %d items in one message, want %d", len(list), want)
+		}
+	}
+	shelf.put(flag("a", 5000, "2"), segment("s", 4500, "2"), flag("b", 4000, "1"))
+	receive(3)
+	shelf.put(flag("b", 6000, "2"))
+	receive(1)
+	c.sync(t, 4200) // after a gap, too
+	receive(3)
+	c.silent(t)
+}
+
 func TestSecondDataSyncOnAConnection(t *testing.T) {
 	shelf := newShelf(flag("a", 1000, "1"))
 	s := ready(t, relay.Config{Store: shelf})

@@ -135,6 +135,8 @@ func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
 	header := http.Header{
 		"User-Agent":    {protocol.UserAgent},
 		"Authorization": {string(cfg.Secret)},
+
+		protocol.PatchesHeader: {protocol.WholePatches},
 	}
 	token := protocol.Token(cfg.Secret, time.Now())
 	conn, resp, err := d.DialContext(ctx, protocol.StreamingURL(l.syncer.base, token), header)

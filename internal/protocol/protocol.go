@@ -41,6 +41,16 @@ var (
 	PongFrame = []byte(`{"messageType":"pong","data":{}}`)
 )
 
+// A client that sends the header PatchesHeader with the value WholePatches when
+// it opens the stream asks a relay for each change of several items as one
+// patch, so that it becomes visible as a whole. Without it a relay sends one
+// item at a time, because several official SDKs lose items otherwise. FeatBit's
+// own server knows neither and sends one item at a time.
+const (
+	PatchesHeader = "Flagstead-Patches"
+	WholePatches  = "whole"
+)
+
 // TokenWindow is how far the time in a token may be from FeatBit's clock.
 const TokenWindow = 30 * time.Second
 
