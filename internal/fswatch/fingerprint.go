@@ -60,18 +60,29 @@ func Stat(path string) (Fingerprint, error) {
 // readAttempts bounds how often ReadFile starts over.
 const readAttempts = 4
 
+// errReplaced says that another file took the place of the one that was read,
+// which itself stayed as it was.
+var errReplaced = fmt.Errorf("%w: replaced", ErrMoving)
+
 // ReadFile returns the content of the regular file at path and the fingerprint
 // that belongs to it. It starts over if the file changed or was replaced
-// meanwhile, and gives up with an error that wraps ErrMoving. Content longer
-// than limit bytes is an error; a limit of zero or less means none.
+// meanwhile. If it is written to all the time ReadFile gives up with an error
+// that wraps ErrMoving; if it is replaced all the time, faster than it can be
+// read, the last one that was read whole has to do. Content longer than limit
+// bytes is an error; a limit of zero or less means none.
 func ReadFile(path string, limit int64) ([]byte, Fingerprint, error) {
-	for range readAttempts {
+	for attempt := 1; ; attempt++ {
 		data, fp, err := readOnce(path, limit)
-		if !errors.Is(err, ErrMoving) {
+		switch {
+		case !errors.Is(err, ErrMoving):
 			return data, fp, err
+		case attempt < readAttempts:
+		case errors.Is(err, errReplaced):
+			return data, fp, nil
+		default:
+			return nil, Fingerprint{}, fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	return nil, Fingerprint{}, fmt.Errorf("%s: %w", path, ErrMoving)
 }
 
 func readOnce(path string, limit int64) ([]byte, Fingerprint, error) {
@@ -104,11 +115,23 @@ func readOnce(path string, limit int64) ([]byte, Fingerprint, error) {
 	if info, err = f.Stat(); err != nil {
 		return nil, before, err
 	}
-	if now, err := Stat(path); err != nil || now != before || fingerprintOf(info) != before {
-		// Also if it vanished: the next attempt reports that.
-		return nil, before, ErrMoving
+	after := fingerprintOf(info)
+	now, err := Stat(path)
+	switch {
+	case err == nil && now == before && after == before:
+		return data, before, nil
+	case err == nil && !now.SameFile(before) && after.writtenLike(before):
+		return data, before, errReplaced
 	}
-	return data, before, nil
+	return nil, before, ErrMoving // also if it vanished: the next attempt says so
+}
+
+// writtenLike reports whether f and g are states of one file between which
+// nobody wrote to it. It leaves out the ctime, which changes when a file loses
+// its name.
+func (f Fingerprint) writtenLike(g Fingerprint) bool {
+	f.Changed = g.Changed
+	return f == g && f.Inode != 0
 }
 
 func readAll(f *os.File, size, limit int64) ([]byte, error) {

@@ -30,7 +30,7 @@ func TryLock(path string) (unlock func(), err error) {
 		// nameless file excludes nobody.
 		if held, err := f.Stat(); err == nil {
 			if named, err := os.Stat(path); err == nil && os.SameFile(held, named) {
-				return func() { f.Close() }, nil
+				return func() { release(f) }, nil
 			}
 		}
 		f.Close()
@@ -44,6 +44,13 @@ func flock(f *os.File) error {
 			return err
 		}
 	}
+}
+
+// release unlocks and closes f. Closing alone would leave the lock to a child
+// process that was forked a moment ago and has not yet become its program.
+func release(f *os.File) {
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	f.Close()
 }
 
 func syncDir(dir string) error {
