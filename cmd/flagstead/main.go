@@ -1,0 +1,106 @@
+// Command flagstead syncs FeatBit feature flags into a store, serves them to
+// SDKs, and evaluates, watches and verifies them from the shell.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the command line.
+type cli struct {
+	Dev    devCmd    `cmd:"" help:"Serve a flags file to SDKs of any language: a FeatBit for development and tests."`
+	Sync   syncCmd   `cmd:"" help:"Keep a store equal to a FeatBit environment."`
+	Eval   evalCmd   `cmd:"" help:"Evaluate one flag, or all flags, for a user."`
+	Watch  watchCmd  `cmd:"" help:"Print each change of a flag, with its latency."`
+	Verify verifyCmd `cmd:"" help:"Run files of evaluation cases; exit 1 if one fails."`
+	Demo   demoCmd   `cmd:"" help:"Show the whole path at work: one syncer writes, four workers read."`
+
+	DemoWorker demoWorkerCmd `cmd:"" hidden:""`
+
+	Verbose bool             `short:"v" help:"Log changes of state to stderr."`
+	Version kong.VersionFlag `help:"Print the version."`
+}
+
+// A console is where a command reads and prints.
+type console struct {
+	in       io.Reader
+	out, err io.Writer
+	log      *slog.Logger
+}
+
+func (c *console) printf(format string, args ...any) { fmt.Fprintf(c.out, format, args...) }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// errSilent ends the program with status 1 when everything was said already.
+var errSilent = errors.New("")
+
+// The exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// run is the program without its process.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) (code int) {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("flagstead"),
+		kong.Description("FeatBit feature flags from any store: one process writes, many read."),
+		kong.Vars{"version": version()},
+		kong.Writers(out, errOut),
+		kong.Exit(func(code int) { exited = code }),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		fmt.Fprintf(errOut, "flagstead: %v\n", err)
+		return exitUsage
+	}
+	parsed, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited // --help or --version
+	}
+	if err != nil {
+		fmt.Fprintf(errOut, "flagstead: %v (see flagstead --help)\n", err)
+		return exitUsage
+	}
+	con := &console{in: in, out: out, err: errOut, log: slog.New(slog.DiscardHandler)}
+	if c.Verbose {
+		con.log = slog.New(slog.NewTextHandler(errOut, nil))
+	}
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	switch err := parsed.Run(con); {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errSilent):
+		return exitFailure
+	default:
+		fmt.Fprintf(errOut, "flagstead: %v\n", err)
+		return exitFailure
+	}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return "flagstead " + info.Main.Version
+	}
+	return "flagstead (unknown version)"
+}
