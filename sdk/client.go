@@ -241,7 +241,8 @@ func (s Status) same(t Status) bool {
 }
 
 func (c *Client) derive() {
-	state, err := c.status.State, c.storeErr
+	var state State
+	err := c.storeErr
 	isClosed := false
 	select {
 	case <-c.closed:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -24,11 +25,14 @@ func (c *verifyCmd) Run(con *console) error {
 		return nil
 	}
 	if len(c.Files) == 0 {
-		return fmt.Errorf("no files of cases given")
+		return errors.New("no files of cases given")
 	}
 	passed, failed := 0, 0
 	for _, name := range c.Files {
 		p, f, err := verifyFile(con, name)
+		if _, ok := errors.AsType[*os.PathError](err); ok {
+			return err // it names the file
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -36,6 +40,7 @@ func (c *verifyCmd) Run(con *console) error {
 		passed += p
 		failed += f
 	}
+	con.printf("%s from FeatBit's Python SDK, none of which excepts a case (see --differences)\n", plural(len(flags.Differences), "intended difference"))
 	con.printf("%d passed, %d failed\n", passed, failed)
 	if failed > 0 {
 		return errSilent
@@ -49,14 +54,14 @@ const maxCases = 256 << 20
 func verifyFile(con *console, name string) (passed, failed int, err error) {
 	info, err := os.Stat(name)
 	if err != nil {
-		return 0, 0, fmt.Errorf("cannot be read: %w", err)
+		return 0, 0, err
 	}
 	if info.Size() > maxCases {
 		return 0, 0, fmt.Errorf("is larger than %d bytes", maxCases)
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return 0, 0, fmt.Errorf("cannot be read: %w", err)
+		return 0, 0, err
 	}
 	f, err := verify.Parse(text)
 	if err != nil {

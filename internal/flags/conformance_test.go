@@ -1,7 +1,6 @@
 package flags_test
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -42,16 +41,5 @@ func TestConformance(t *testing.T) {
 	}
 	if total < 10824 {
 		t.Errorf("ran %d cases, want 10824", total)
-	}
-}
-
-func readJSON(t *testing.T, name string, into any) {
-	t.Helper()
-	text, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(text, into); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -298,7 +298,7 @@ func TestOlderSnapshot(t *testing.T) {
 	}
 	// The next writer finds it out of date.
 	w.Close()
-	w = openAt(t, path, nil)
+	openAt(t, path, nil)
 	if got := load(t, openAt(t, path, readOnly()), ""); got.Rev != rev {
 		t.Errorf("not published again: %s, want %s", got.Rev, rev)
 	}

@@ -63,8 +63,8 @@ type Options struct {
 }
 
 // Run checks the store that o opens: every rule as a subtest of t, one after the
-// other, each on a place of its own. Cases that do not apply to the store are
-// skipped.
+// other, each on a place of its own. A case that does not apply to the store
+// passes and says in its log why it was not run.
 func Run(t *testing.T, o Options) {
 	t.Helper()
 	if o.Open == nil {
@@ -77,7 +77,7 @@ func Run(t *testing.T, o Options) {
 				t.Error(f)
 			}
 			if skip != "" {
-				t.Skip(skip)
+				t.Log("does not apply: " + skip)
 			}
 		})
 	}

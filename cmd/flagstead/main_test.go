@@ -1,0 +1,336 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/flagstead/flagstead/examples/sample"
+	"github.com/flagstead/flagstead/internal/protocol"
+	"github.com/flagstead/flagstead/internal/redistest"
+)
+
+// TestMain makes the test binary act as flagstead when the variable is set, so
+// that the demo's processes are real ones.
+func TestMain(m *testing.M) {
+	if os.Getenv("FLAGSTEAD_TEST_AS_MAIN") != "" {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// buffer is a bytes.Buffer that may be read while it is written.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) { b.mu.Lock(); defer b.mu.Unlock(); return b.b.Write(p) }
+func (b *buffer) String() string              { b.mu.Lock(); defer b.mu.Unlock(); return b.b.String() }
+
+// call runs the program to its end.
+func call(t *testing.T, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var o, e buffer
+	code = run(ctx, args, strings.NewReader(""), &o, &e)
+	return code, o.String(), e.String()
+}
+
+// background runs the program until the test ends.
+type background struct {
+	out, err *buffer
+	done     chan int
+	stop     func() int
+}
+
+func start(t *testing.T, args ...string) *background {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	b := &background{out: &buffer{}, err: &buffer{}, done: make(chan int, 1)}
+	go func() { b.done <- run(ctx, args, strings.NewReader(""), b.out, b.err) }()
+	var once sync.Once
+	code := 0
+	b.stop = func() int {
+		once.Do(func() { cancel(); code = <-b.done })
+		return code
+	}
+	t.Cleanup(func() { b.stop() })
+	return b
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("never happened: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func (b *background) says(t *testing.T, text string) {
+	t.Helper()
+	until(t, "the program prints "+text+"; it printed "+b.out.String()+b.err.String(), func() bool { return strings.Contains(b.out.String(), text) })
+}
+
+func flagsFile(t *testing.T) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "flags.json")
+	if err := os.WriteFile(name, sample.Flags, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// dev starts a dev server and returns its URL and secret.
+func dev(t *testing.T, file string) (url, secret string) {
+	t.Helper()
+	b := start(t, "dev", file, "--addr", "127.0.0.1:0")
+	b.says(t, "Point an SDK")
+	for _, line := range strings.Split(b.out.String(), "\n") {
+		switch fields := strings.Fields(line); {
+		case len(fields) == 2 && fields[0] == "streaming":
+			url = fields[1]
+		case len(fields) == 2 && fields[0] == "secret":
+			secret = fields[1]
+		}
+	}
+	if url == "" || secret == "" {
+		t.Fatalf("dev printed %q", b.out.String())
+	}
+	return url, secret
+}
+
+// TestBadInput: one clear sentence on stderr, a status that is not 0, and
+// nothing is changed.
+func TestBadInput(t *testing.T) {
+	file := flagsFile(t)
+	url, secret := dev(t, file)
+	broken := filepath.Join(t.TempDir(), "broken.json")
+	if err := os.WriteFile(broken, []byte("{\n  \"messageType\": \"data-sync\",\n  oops\n}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	silent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	defer silent.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	other, err := protocol.NewSecret(protocol.NewEnvID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	bolt := "bolt://" + filepath.Join(dir, "x.db")
+
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+		code int
+	}{
+		"sync: wrong secret":        {[]string{"sync", bolt, "--url", url, "--secret", string(other)}, "refused the connection (4003)", 1},
+		"sync: secret of no form":   {[]string{"sync", bolt, "--url", url, "--secret", "hunter2"}, "environment secret has 7 characters", 1},
+		"sync: nobody there":        {[]string{"sync", bolt, "--url", "ws://" + closed.Addr().String(), "--secret", secret}, "connection refused", 1},
+		"sync: not FeatBit":         {[]string{"sync", bolt, "--url", web.URL, "--secret", secret}, "not a FeatBit evaluation server: it answered 404", 1},
+		"sync: FeatBit not ready":   {[]string{"sync", bolt, "--url", silent.URL, "--secret", secret}, "is not ready: it answered 503", 1},
+		"sync: unknown store":       {[]string{"sync", "mysql://u:hunter2@h/db", "--url", url, "--secret", secret}, "unknown kind of store", 1},
+		"sync: no URL":              {[]string{"sync", bolt}, "no FeatBit URL", 1},
+		"sync: no secret":           {[]string{"sync", bolt, "--url", url}, "no secret", 1},
+		"sync: host in a file path": {[]string{"sync", "bolt://tmp/x.db", "--url", url, "--secret", secret}, "three slashes", 1},
+		"sync: Redis is down":       {[]string{"sync", "redis://u:hunter2@" + closed.Addr().String(), "--url", url, "--secret", secret}, "store redis://", 1},
+		"dev: broken file":          {[]string{"dev", broken}, "line 3, column", 1},
+		"dev: missing file":         {[]string{"dev", filepath.Join(dir, "none.json")}, "no such file", 1},
+		"dev: port in use":          {[]string{"dev", file, "--addr", busy.Addr().String()}, "is in use by another program", 1},
+		"dev: secret of no form":    {[]string{"dev", file, "--secret", "hunter2"}, "environment secret", 1},
+		"eval: no user":             {[]string{"eval", "--file", file}, "no user", 1},
+		"eval: no flags":            {[]string{"eval", "-u", "ann"}, "give --store, --file or --url", 1},
+		"eval: broken file":         {[]string{"eval", "--file", broken, "-u", "ann"}, "line 3, column", 1},
+		"eval: unknown flag":        {[]string{"eval", "nope", "--file", file, "-u", "ann"}, `there is no flag "nope"`, 1},
+		"eval: unknown store":       {[]string{"eval", "--store", "ftp://x/y", "-u", "ann"}, "unknown kind of store", 1},
+		"eval: empty store":         {[]string{"eval", "--store", bolt, "-u", "ann", "--wait", "50ms"}, "has a syncer written to it?", 1},
+		"eval: wrong secret":        {[]string{"eval", "--url", url, "--secret", string(other), "-u", "ann"}, "refused the connection (4003)", 1},
+		"eval: bad user":            {[]string{"eval", "--file", file, "--user-json", "{"}, "user is not a JSON object", 1},
+		"verify: no file":           {[]string{"verify", filepath.Join(dir, "none.json")}, "no such file", 1},
+		"verify: broken file":       {[]string{"verify", broken}, "line 3, column", 1},
+		"verify: other file":        {[]string{"verify", file}, "not a file of cases", 1},
+		"unknown command":           {[]string{"frobnicate"}, "unexpected argument frobnicate", 2},
+		"no command":                {nil, "expected one of", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, errOut := call(t, tc.args...)
+			if code != tc.code || !strings.Contains(errOut, tc.want) {
+				t.Errorf("status %d, stderr %q; want %d and %q", code, errOut, tc.code, tc.want)
+			}
+			all := out + errOut
+			for _, hidden := range []string{string(other), secret, "hunter2@", "token="} {
+				if strings.Contains(all, hidden) {
+					t.Errorf("printed %q: %s", hidden, all)
+				}
+			}
+			if code == exitFailure {
+				if lines := strings.Count(strings.TrimSpace(errOut), "\n") + 1; lines != 1 {
+					t.Errorf("stderr has %d lines, want one: %s", lines, errOut)
+				}
+			}
+		})
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 0 {
+		t.Errorf("something was written: %v (%v)", left, err)
+	}
+}
+
+func TestEval(t *testing.T) {
+	file := flagsFile(t)
+	code, out, _ := call(t, "eval", "--file", file, "-u", "u-1", "-a", "plan=pro", "-a", "age=42")
+	if code != 0 || !strings.Contains(out, "dark-mode") || !strings.Contains(out, "12.5") || strings.Count(out, "\n") != 16 {
+		t.Errorf("status %d, %s", code, out)
+	}
+	code, out, _ = call(t, "eval", "limits", "--file", file, "--json", "--user-json", `{"key":"x","name":"X","plan":"enterprise"}`)
+	var r row
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 {
+		t.Fatalf("status %d, %s (%v)", code, out, err)
+	}
+	if limits, ok := r.Value.(map[string]any); !ok || limits["burst"] != 100.0 || r.Reason != "rule match" || r.Flag != "limits" || r.VariationID == "" {
+		t.Errorf("row = %+v", r)
+	}
+	code, out, _ = call(t, "eval", "--file", file, "--json", "-u", "x")
+	var rows []row
+	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 15 || code != 0 {
+		t.Errorf("status %d, %d rows (%v)", code, len(rows), err)
+	}
+}
+
+func TestVerify(t *testing.T) {
+	conformance, err := filepath.Glob("../../internal/flags/testdata/eval-*.json")
+	if err != nil || len(conformance) != 10 {
+		t.Fatalf("%d files, %v", len(conformance), err)
+	}
+	code, out, _ := call(t, append([]string{"verify"}, conformance...)...)
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); code != 0 || lines[len(lines)-1] != "10824 passed, 0 failed" {
+		t.Errorf("status %d, last line %q", code, lines[len(lines)-1])
+	}
+	own := filepath.Join(t.TempDir(), "cases.json")
+	text := `{"bootstrap":` + string(sample.Flags) + `,"cases":[
+		{"flagKey":"maintenance","user":{"key":"a","name":"A"},"default":true,"expect":{"value":false,"reason":"flag off"}},
+		{"flagKey":"maintenance","user":{"key":"a","name":"A"},"default":true,"expect":{"value":true}},
+		{"flagKey":"nope","user":{"key":"a","name":"A"},"default":1,"expect":{"value":1,"reason":"flag not found","variationId":null}}]}`
+	if err := os.WriteFile(own, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, _ = call(t, "verify", own)
+	if code != 1 || !strings.Contains(out, `case 2, flag "maintenance"`) || !strings.Contains(out, "value is false, want true") || !strings.HasSuffix(out, "\n2 passed, 1 failed\n") {
+		t.Errorf("status %d, %s", code, out)
+	}
+	if code, out, _ := call(t, "verify", "--differences"); code != 0 || !strings.Contains(out, "regexp-syntax") {
+		t.Errorf("status %d, %s", code, out)
+	}
+}
+
+// TestSyncAndWatch goes the whole path: dev server, syncer, store, and a reader
+// that prints a change.
+func TestSyncAndWatch(t *testing.T) {
+	redis := redistest.Start(t)
+	for _, kind := range []string{"bolt", "file", "redis"} {
+		t.Run(kind, func(t *testing.T) {
+			file := flagsFile(t)
+			url, secret := dev(t, file)
+			st := kind + "://" + filepath.Join(t.TempDir(), "store")
+			if kind == "redis" {
+				st = redis.URL()
+			}
+			t.Setenv("FLAGSTEAD_SECRET", secret)
+			s := start(t, "sync", st, "--url", url)
+			s.says(t, "in sync")
+			w := start(t, "watch", "--store", st)
+			w.says(t, "watching 15 flags")
+			// Somebody edits the file by hand and leaves updatedAt as it was.
+			text := strings.Replace(string(sample.Flags), "2024-10-01", "2020-02-02", 1)
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.says(t, "api-version")
+			code, out, errOut := call(t, "eval", "api-version", "--store", st, "-u", "x", "-a", "client=legacy-7")
+			if code != 0 || !strings.Contains(out, `"2020-02-02"`) {
+				t.Errorf("status %d, %s%s", code, out, errOut)
+			}
+			if code := s.stop(); code != 0 {
+				t.Errorf("sync ended with %d: %s", code, s.err.String())
+			}
+			if code := w.stop(); code != 0 {
+				t.Errorf("watch ended with %d: %s", code, w.err.String())
+			}
+			// The store serves on without a syncer.
+			if code, _, errOut := call(t, "eval", "api-version", "--store", st, "-u", "x"); code != 0 {
+				t.Errorf("eval without a syncer: %d, %s", code, errOut)
+			}
+		})
+	}
+}
+
+// TestDevReportsBrokenFile: a file that breaks later changes nothing but is
+// reported.
+func TestDevReportsBrokenFile(t *testing.T) {
+	file := flagsFile(t)
+	b := start(t, "dev", file, "--addr", "127.0.0.1:0")
+	b.says(t, "serving")
+	if err := os.WriteFile(file, []byte("{\n nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the error is reported", func() bool { return strings.Contains(b.err.String(), "line 2, column") })
+	if err := os.WriteFile(file, sample.Flags, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.says(t, "readable again")
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"sync", "--help"}, {"--version"}} {
+		if code, out, errOut := call(t, args...); code != 0 || out == "" || errOut != "" {
+			t.Errorf("%v: status %d, %q, %q", args, code, out, errOut)
+		}
+	}
+}
+
+// TestDemo runs the demo with real processes on every store.
+func TestDemo(t *testing.T) {
+	t.Setenv("FLAGSTEAD_TEST_AS_MAIN", "1")
+	for _, kind := range []string{"bolt", "file", "redis"} {
+		t.Run(kind, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var out, errOut buffer
+			code := run(ctx, []string{"demo", "--store", kind}, strings.NewReader(""), &out, &errOut)
+			if code != 0 || strings.Count(out.String(), "20 of 20") != demoWorkers || !strings.Contains(out.String(), "received 80") {
+				t.Errorf("status %d\n%s\n%s", code, out.String(), errOut.String())
+			}
+		})
+	}
+}

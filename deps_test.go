@@ -1,0 +1,132 @@
+package flagstead
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/flagstead/flagstead"
+
+// allowed says which packages of ours, and which modules of others, each
+// package may import itself. It keeps the rooms apart: a program that reads
+// from Redis must not link a WebSocket server, one without Redis no Redis
+// client. Do not widen it to make something build; move the code.
+var allowed = map[string][]string{
+	"store":           {},
+	"store/storetest": {"store"},
+	"store/memory":    {"store"},
+	"store/redis":     {"store", "github.com/redis/go-redis/v9"},
+	"store/bolt":      {"store", "internal/fswatch", "go.etcd.io/bbolt"},
+	"store/file":      {"store", "internal/fswatch", "internal/wire"},
+
+	"internal/wire":      {"store"},
+	"internal/fswatch":   {"github.com/fsnotify/fsnotify"},
+	"internal/flags":     {},
+	"internal/protocol":  {},
+	"internal/snapshot":  {"store", "internal/flags", "internal/wire"},
+	"internal/insight":   {"internal/flags", "internal/protocol"},
+	"internal/verify":    {"internal/flags", "internal/snapshot", "internal/wire"},
+	"internal/redistest": {},
+	"internal/e2e":       {},
+
+	"syncer": {"store", "internal/protocol", "internal/wire", "github.com/gorilla/websocket"},
+	"relay":  {"store", "internal/flags", "internal/protocol", "internal/wire", "github.com/gorilla/websocket"},
+	"sdk":    {"store", "store/memory", "syncer", "internal/flags", "internal/insight", "internal/protocol", "internal/snapshot"},
+}
+
+// unrestricted wire things together.
+var unrestricted = []string{"cmd/", "examples/"}
+
+// never lists what a package must not reach even indirectly, and why.
+var never = []struct{ from, to, why string }{
+	{"sdk", "github.com/redis/go-redis/v9", "a program without Redis links no Redis client"},
+	{"sdk", "go.etcd.io/bbolt", "a program without bolt links no bolt"},
+	{"sdk", "github.com/fsnotify/fsnotify", "a program that watches no file links no watcher"},
+	{"sdk", module + "/relay", "a client is no server"},
+	{"store/redis", "github.com/gorilla/websocket", "a reader of Redis has no connection to FeatBit"},
+	{"store/bolt", "github.com/gorilla/websocket", "a reader of bolt has no connection to FeatBit"},
+	{"store/file", "github.com/gorilla/websocket", "a reader of a file has no connection to FeatBit"},
+	{"syncer", module + "/internal/flags", "a syncer moves items and knows nothing of flags"},
+	{"store", module + "/", "the contract depends on nothing"},
+}
+
+type pkg struct {
+	ImportPath string
+	Name       string
+	Standard   bool
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T) map[string]pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Name,Standard,Imports,Deps", "-deps", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	all := map[string]pkg{}
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); err == io.EOF {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all[p.ImportPath] = p
+	}
+}
+
+func TestImports(t *testing.T) {
+	all := list(t)
+	seen := 0
+	for path, p := range all {
+		name, ours := strings.CutPrefix(path, module+"/")
+		if !ours {
+			continue
+		}
+		if slices.ContainsFunc(unrestricted, func(prefix string) bool { return strings.HasPrefix(name+"/", prefix) }) {
+			continue
+		}
+		rules, known := allowed[name]
+		if !known {
+			t.Errorf("package %s has no entry in the import rules", name)
+			continue
+		}
+		seen++
+		for _, imp := range p.Imports {
+			if imp == "C" || all[imp].Standard {
+				continue
+			}
+			short := strings.TrimPrefix(imp, module+"/")
+			if !slices.ContainsFunc(rules, func(rule string) bool {
+				return short == rule || imp == rule || strings.HasPrefix(imp, rule+"/") && !strings.HasPrefix(imp, module)
+			}) {
+				t.Errorf("%s must not import %s", name, short)
+			}
+		}
+	}
+	if seen != len(allowed) {
+		t.Errorf("the rules name %d packages, %d exist", len(allowed), seen)
+	}
+}
+
+func TestNeverReached(t *testing.T) {
+	all := list(t)
+	for _, n := range never {
+		p, ok := all[module+"/"+n.from]
+		if !ok {
+			t.Errorf("there is no package %s", n.from)
+			continue
+		}
+		for _, dep := range p.Deps {
+			if dep == n.to || strings.HasPrefix(dep, strings.TrimSuffix(n.to, "/")+"/") {
+				t.Errorf("%s reaches %s: %s", n.from, dep, n.why)
+			}
+		}
+	}
+}
