@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/redis/go-redis/v9"
 )
 
 // cli is the command line.
@@ -41,11 +42,18 @@ type console struct {
 func (c *console) printf(format string, args ...any) { fmt.Fprintf(c.out, format, args...) }
 
 func main() {
+	// go-redis prints each failed attempt to connect; what matters of that is in
+	// the error that a command ends with.
+	redis.SetLogger(quiet{})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
+
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // errSilent ends the program with status 1 when everything was said already.
 var errSilent = errors.New("")
@@ -73,6 +81,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if err != nil {
 		fmt.Fprintf(errOut, "flagstead: %v\n", err)
 		return exitUsage
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
 	}
 	parsed, err := parser.Parse(args)
 	if exited >= 0 {

@@ -91,8 +91,9 @@ func (s *source) open(ctx context.Context, con *console, wait time.Duration, tun
 		closeStore()
 	}
 	if err := waitReady(ctx, c, wait); err != nil {
+		why := c.Status().Err
 		release()
-		return nil, nil, s.explain(err)
+		return nil, nil, s.explain(err, why, wait)
 	}
 	return c, release, nil
 }
@@ -105,16 +106,22 @@ func waitReady(ctx context.Context, c *sdk.Client, wait time.Duration) error {
 	return c.WaitReady(ctx)
 }
 
-// explain names the source that gave no flags.
-func (s *source) explain(err error) error {
+// explain names the source that gave no flags, and why it did not.
+func (s *source) explain(err, why error, wait time.Duration) error {
 	where := s.FeatBit.URL
 	if s.Store != "" {
-		where = redact(s.Store)
+		where = s.Store
 	}
-	if errors.Is(err, context.DeadlineExceeded) && s.Store != "" && !strings.Contains(err.Error(), "(") {
+	where = redact(where)
+	switch {
+	case !errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no flags from %s: %w", where, plain(err))
+	case why != nil:
+		return fmt.Errorf("no flags from %s within %v: %w", where, wait, plain(why))
+	case s.Store != "":
 		return fmt.Errorf("no flags in %s: has a syncer written to it?", where)
 	}
-	return fmt.Errorf("no flags from %s: %w", where, plain(err))
+	return fmt.Errorf("no flags from %s within %v", where, wait)
 }
 
 // plain takes the package's name off an error that is shown to a person.
