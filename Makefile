@@ -1,0 +1,46 @@
+GO ?= go
+STORE ?= bolt
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 5s
+
+.PHONY: build demo test e2e check bench fmt lint fuzz redis
+
+build: ## the flagstead binary, in bin/
+	$(GO) build -trimpath -o bin/flagstead ./cmd/flagstead
+
+demo: build ## one syncer writes, four workers read; STORE=bolt, redis or file
+	./bin/flagstead demo --store $(STORE)
+
+redis: # finds redis-server or installs it, or says how
+	@./scripts/need-redis.sh
+
+test: redis ## all tests that need no network
+	$(GO) test ./...
+
+e2e: ## FeatBit's Node SDK against the relay; needs node and npm
+	$(GO) test -tags e2e -count=1 ./internal/e2e
+
+fmt:
+	gofmt -w $$(git ls-files '*.go')
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./internal/e2e
+	$(GO) run $(STATICCHECK) ./...
+
+fuzz: ## each fuzz target for FUZZTIME
+	$(GO) test -run '^$$' -fuzz '^FuzzEvaluate$$' -fuzztime $(FUZZTIME) ./internal/flags
+	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./internal/wire
+	$(GO) test -run '^$$' -fuzz '^FuzzParseToken$$' -fuzztime $(FUZZTIME) ./internal/protocol
+
+check: redis lint ## what continuous integration runs
+	$(GO) test -race ./...
+	$(MAKE) fuzz
+	$(MAKE) e2e
+	$(MAKE) demo STORE=bolt
+	$(MAKE) demo STORE=redis
+	$(MAKE) demo STORE=file
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/flags ./internal/insight ./sdk
