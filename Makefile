@@ -36,6 +36,7 @@ fuzz: ## each fuzz target for FUZZTIME
 
 check: redis lint ## what continuous integration runs
 	$(GO) test -race ./...
+	$(GO) test -run Allocs ./internal/flags ./internal/insight ./sdk
 	$(MAKE) fuzz
 	$(MAKE) e2e
 	$(MAKE) demo STORE=bolt

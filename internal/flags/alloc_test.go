@@ -44,6 +44,9 @@ func rows(t testing.TB) map[string]struct {
 
 func TestEvaluateAllocs(t *testing.T) {
 	for name, r := range rows(t) {
+		if raceEnabled && name == "rollout-long" {
+			continue // under the race detector a sync.Pool drops items at random
+		}
 		r.set.Evaluate("f", r.user) // compiles
 		if n := testing.AllocsPerRun(200, func() { r.set.Evaluate("f", r.user) }); n != 0 {
 			t.Errorf("%s: %v allocations per evaluation, want 0", name, n)
