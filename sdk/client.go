@@ -197,6 +197,9 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 	}
 	next, changes := snapshot.Apply(old, snap)
 	c.set.Store(next)
+	// Before ready is announced: to a listener that was added afterwards the
+	// first flags are no change.
+	c.listener.notify(old, next, changes)
 	nFlags, nSegments := next.Len()
 	c.update(func() {
 		c.storeErr = nil
@@ -209,7 +212,6 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 			close(c.ready)
 		}
 	})
-	c.listener.notify(old, next, changes)
 }
 
 // update changes what the status is derived from and reports a new status.

@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(joinSecret(args))
 	if exited >= 0 {
 		return exited // --help or --version
 	}
@@ -107,6 +107,21 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		fmt.Fprintf(errOut, "flagstead: %v\n", err)
 		return exitFailure
 	}
+}
+
+// joinSecret writes --secret X as --secret=X: a secret may begin with a hyphen,
+// which the parser would take for another flag, and would repeat in its error.
+func joinSecret(args []string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		if args[i] == "--secret" && i+1 < len(args) {
+			out = append(out, "--secret="+args[i+1])
+			i++
+			continue
+		}
+		out = append(out, args[i])
+	}
+	return out
 }
 
 func version() string {

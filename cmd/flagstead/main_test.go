@@ -156,6 +156,7 @@ func TestBadInput(t *testing.T) {
 		code int
 	}{
 		"sync: wrong secret":        {[]string{"sync", bolt, "--url", url, "--secret", string(other)}, "refused the connection (4003)", 1},
+		"sync: secret with hyphen":  {[]string{"sync", bolt, "--url", url, "--secret", "-asoDGpITS0u8o8bKrYI8gNimNX3DiaUWbVQ5tPEycLg"}, "refused the connection (4003)", 1},
 		"sync: secret of no form":   {[]string{"sync", bolt, "--url", url, "--secret", "hunter2"}, "environment secret has 7 characters", 1},
 		"sync: nobody there":        {[]string{"sync", bolt, "--url", "ws://" + closed.Addr().String(), "--secret", secret}, "connection refused", 1},
 		"sync: not FeatBit":         {[]string{"sync", bolt, "--url", web.URL, "--secret", secret}, "not a FeatBit evaluation server: it answered 404", 1},
