@@ -256,6 +256,11 @@ func (s *Store) usable(ctx context.Context) error {
 	if s.closed.Err() != nil {
 		return store.ErrClosed
 	}
+	// A connection's deadline is ctx's and may strike a moment before ctx's own
+	// timer does.
+	if at, ok := ctx.Deadline(); ok && !time.Now().Before(at) {
+		return context.DeadlineExceeded
+	}
 	return ctx.Err()
 }
 
