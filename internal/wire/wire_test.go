@@ -4,8 +4,12 @@ import (
 	"errors"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/flagstead/flagstead/store"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const sample = `{"messageType":"data-sync","data":{"eventType":"full",
  "featureFlags":[{"id":"1","key":"a","updatedAt":"2025-01-01T00:00:00.1239Z","isArchived":false,"novel":{"x":[1]}},
