@@ -2,6 +2,7 @@ package insight
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,16 +15,15 @@ import (
 	"github.com/flagstead/flagstead/internal/protocol"
 )
 
-// run is the pipeline's goroutine. While a batch is being retried nothing more
-// is taken out of the shards, so memory stays bounded by their capacity plus
-// one collection.
+// run is the pipeline's main goroutine. While all senders are busy nothing more
+// is taken out of the shards, so memory stays bounded by their capacity, one
+// collection, and the senders' bodies.
 func (p *Pipeline) run() {
 	defer close(p.done)
 	defer p.cancel()
 	ticker := time.NewTicker(p.cfg.Interval)
 	defer ticker.Stop()
 	var held []event
-	var body []byte
 	for {
 		var answer chan struct{}
 		last := false
@@ -36,10 +36,12 @@ func (p *Pipeline) run() {
 		}
 		held = p.collect(held[:0], last)
 		for batch := range batches(held) {
-			body = p.encode(body[:0], batch)
-			p.deliver(body, uint64(len(batch)))
+			p.send(batch)
 		}
 		clear(held)
+		if answer != nil || last {
+			p.sending.Wait()
+		}
 		if answer != nil {
 			close(answer)
 		}
@@ -47,6 +49,16 @@ func (p *Pipeline) run() {
 			return
 		}
 	}
+}
+
+// send encodes a batch and hands it to a sender, for which it waits.
+func (p *Pipeline) send(batch []event) {
+	body := p.encode((<-p.senders)[:0], batch)
+	n := uint64(len(batch))
+	p.sending.Go(func() {
+		p.deliver(body, n)
+		p.senders <- body
+	})
 }
 
 func batches(events []event) func(yield func([]event) bool) {
@@ -64,19 +76,33 @@ func batches(events []event) func(yield func([]event) bool) {
 // deliver posts one batch until it is settled or the pipeline is cancelled.
 func (p *Pipeline) deliver(body []byte, events uint64) {
 	for attempt := 1; ; attempt++ {
+		if p.refused.Load() || p.ctx.Err() != nil {
+			p.failed.Add(events)
+			return
+		}
 		outcome, wait, err := p.post(body)
 		switch outcome {
 		case accepted:
 			p.delivered.Add(events)
+			return
+		case unauthorized:
+			p.failed.Add(events)
+			if !p.refused.Swap(true) {
+				p.cfg.Logger.Error("the event server refuses the secret, no more events are sent", "error", err)
+			}
 			return
 		case refused:
 			p.failed.Add(events)
 			p.cfg.Logger.Warn("events refused", "events", events, "error", err)
 			return
 		}
-		if p.ctx.Err() != nil {
+		if attempt == p.cfg.Attempts {
 			p.failed.Add(events)
+			p.cfg.Logger.Warn("events given up", "events", events, "attempts", attempt, "error", err)
 			return
+		}
+		if p.ctx.Err() != nil {
+			continue
 		}
 		if attempt == 1 {
 			p.cfg.Logger.Warn("events not delivered, retrying", "events", events, "error", err)
@@ -104,7 +130,7 @@ func (p *Pipeline) pause(d time.Duration) {
 	select {
 	case <-closing:
 		// Later pauses of a closing pipeline must not spin.
-		t.Reset(min(d, p.cfg.RetryMin))
+		t.Reset(min(d, maxLastPause))
 		select {
 		case <-t.C:
 		case <-p.ctx.Done():
@@ -117,10 +143,14 @@ func (p *Pipeline) pause(d time.Duration) {
 type outcome int
 
 const (
-	accepted outcome = iota
-	refused          // final: repeating it cannot help
-	failed           // worth another attempt
+	accepted     outcome = iota
+	refused              // final: repeating it cannot help
+	unauthorized         // final, also for all other batches
+	failed               // worth another attempt
 )
+
+// maxLastPause caps the pauses while the pipeline closes: somebody waits.
+const maxLastPause = time.Second
 
 // maxRetryAfter caps what a server may ask for.
 const maxRetryAfter = 5 * time.Minute
@@ -129,6 +159,9 @@ func (p *Pipeline) post(body []byte) (outcome, time.Duration, error) {
 	req, err := http.NewRequestWithContext(p.ctx, http.MethodPost, p.cfg.Endpoint, bytes.NewReader(body))
 	if err != nil {
 		return refused, 0, err
+	}
+	if p.cfg.Gzip {
+		req.Header.Set("Content-Encoding", "gzip")
 	}
 	req.Header.Set("Authorization", string(p.cfg.Secret))
 	req.Header.Set("Content-Type", "application/json")
@@ -144,11 +177,27 @@ func (p *Pipeline) post(body []byte) (outcome, time.Duration, error) {
 	switch code := resp.StatusCode; {
 	case code >= 200 && code < 300:
 		return accepted, 0, nil
+	case code == http.StatusUnauthorized:
+		return unauthorized, 0, err
 	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
-		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
-		return failed, min(time.Duration(max(seconds, 0))*time.Second, maxRetryAfter), err
+		return failed, retryAfter(resp.Header, time.Now()), err
+	case code >= 300 && code < 400:
+		return refused, 0, fmt.Errorf("%w; events do not follow this redirect, set the event URL to where it leads", err)
 	}
 	return refused, 0, err
+}
+
+// retryAfter returns how long the server asks to be left alone, in either form
+// of RFC 9110, section 10.2.3.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	var d time.Duration
+	if seconds, err := strconv.ParseInt(text, 10, 32); err == nil {
+		d = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(text); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, 0), maxRetryAfter)
 }
 
 type wireInsight struct {
@@ -187,7 +236,14 @@ func (p *Pipeline) encode(dst []byte, batch []event) []byte {
 		p.cfg.Logger.Error("events cannot be encoded", "error", err)
 		return append(dst, "[]"...)
 	}
-	return append(dst, text...)
+	if !p.cfg.Gzip {
+		return append(dst, text...)
+	}
+	b := bytes.NewBuffer(dst)
+	w := gzip.NewWriter(b)
+	w.Write(text) // a Buffer takes everything
+	w.Close()
+	return b.Bytes()
 }
 
 func encodeUser(u *flags.User) []byte {

@@ -2,8 +2,9 @@
 //
 // Recording appends to a bounded buffer that a processor (a core, not a thread)
 // has to itself, so it neither allocates nor waits for another caller.
-// Encoding, delivery and retries happen in one goroutine of the Pipeline. Every
-// event is accounted for: recorded = delivered + dropped + failed + pending.
+// Encoding happens in one goroutine of the Pipeline, delivery and retries in a
+// few others. Every event is accounted for: recorded = delivered + dropped +
+// failed + pending.
 package insight
 
 import (
@@ -32,18 +33,28 @@ type Config struct {
 	Interval time.Duration // between flushes; zero: 1 s
 
 	// RetryMin and RetryMax bound the pause between attempts at one batch.
-	// Zero: 100 ms and 30 s.
+	// Zero: 100 ms and 30 s. Attempts is after how many a batch is given up, so
+	// that one which the server cannot digest does not block the others for
+	// ever. Zero: 10, which is about a minute and a half.
 	RetryMin, RetryMax time.Duration
+	Attempts           int
+
+	// Gzip compresses bodies. FeatBit's own servers take plain ones only.
+	Gzip bool
 }
 
 // Stats counts events since the pipeline was made.
 type Stats struct {
 	Recorded  uint64 // handed over by callers
 	Delivered uint64 // acknowledged by the server
-	Dropped   uint64 // lost because the buffer was full, or recorded after Close
-	Failed    uint64 // refused by the server, or given up at Close
+	Dropped   uint64 // lost because the buffer was full, or recorded after the end
+	Failed    uint64 // refused by the server, or given up after retries or at Close
 	Pending   uint64 // still held
 	Retries   uint64 // attempts beyond the first, in batches
+
+	// Refused says that the server refused the secret (401). No more events
+	// are sent.
+	Refused bool
 }
 
 // A Metric is one custom event.
@@ -97,10 +108,18 @@ type Pipeline struct {
 	cancel  context.CancelFunc
 	closing chan struct{} // closed by the first Close
 	once    sync.Once
-	done    chan struct{} // closed when the goroutine has ended
+	done    chan struct{} // closed when all goroutines have ended
+
+	senders chan []byte // idle senders' buffers; as many as may send at a time
+	sending sync.WaitGroup
+	refused atomic.Bool
 
 	delivered, failed, retries atomic.Uint64
 }
+
+// maxSenders is how many batches are on their way at a time, as in the
+// reference SDKs.
+const maxSenders = 5
 
 // New starts a pipeline. It must be closed.
 func New(cfg Config) *Pipeline {
@@ -116,9 +135,10 @@ func New(cfg Config) *Pipeline {
 	if cfg.RetryMax <= 0 {
 		cfg.RetryMax = 30 * time.Second
 	}
-	if cfg.Client == nil {
-		cfg.Client = &http.Client{Timeout: 10 * time.Second}
+	if cfg.Attempts <= 0 {
+		cfg.Attempts = 10
 	}
+	cfg.Client = withoutGet(cfg.Client)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -128,6 +148,10 @@ func New(cfg Config) *Pipeline {
 		flushes: make(chan chan struct{}),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
+		senders: make(chan []byte, maxSenders),
+	}
+	for range maxSenders {
+		p.senders <- nil
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	n := runtime.GOMAXPROCS(0)
@@ -182,7 +206,7 @@ func (p *Pipeline) record(e event) {
 func (p *Pipeline) Stats() Stats {
 	// Settled before recorded: an event is recorded first, so Pending cannot go
 	// below zero.
-	st := Stats{Delivered: p.delivered.Load(), Failed: p.failed.Load(), Retries: p.retries.Load()}
+	st := Stats{Delivered: p.delivered.Load(), Failed: p.failed.Load(), Retries: p.retries.Load(), Refused: p.refused.Load()}
 	for _, s := range p.shards {
 		s.lock()
 		st.Recorded += s.recorded
@@ -218,7 +242,7 @@ func (p *Pipeline) Flush(ctx context.Context) error {
 }
 
 // Close stops recording, delivers what is left until ctx ends, counts the rest
-// as failed, and returns when the pipeline's goroutine has ended: nil if
+// as failed, and returns when the pipeline's goroutines have ended: nil if
 // nothing was given up, else ctx's error. It may be called more than once.
 func (p *Pipeline) Close(ctx context.Context) error {
 	p.once.Do(func() { close(p.closing) })
@@ -231,8 +255,31 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	return nil
 }
 
-// collect takes all recorded events out of the shards.
+// withoutGet returns a copy of c, or of a default, that does not follow a
+// redirect which would turn a POST into a GET: the answer to that says nothing
+// about the events.
+func withoutGet(c *http.Client) *http.Client {
+	var own http.Client
+	if c != nil {
+		own = *c
+	} else {
+		own.Timeout = 10 * time.Second
+	}
+	if own.CheckRedirect == nil {
+		own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+			if req.Method != http.MethodPost || len(via) >= 5 {
+				return http.ErrUseLastResponse
+			}
+			return nil
+		}
+	}
+	return &own
+}
+
+// collect takes all recorded events out of the shards. After last, or once the
+// server refused the secret, what is recorded is dropped.
 func (p *Pipeline) collect(into []event, last bool) []event {
+	last = last || p.refused.Load()
 	for _, s := range p.shards {
 		spare := s.spare // only this goroutine touches it
 		if spare == nil {

@@ -1,6 +1,8 @@
 package insight
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,8 +41,9 @@ type collector struct {
 	mu       sync.Mutex
 	insights []protocol.Insight
 	sizes    []int
-	answer   func(n int, w http.ResponseWriter) bool // true: the request is settled
+	answer   func(n int, w http.ResponseWriter, r *http.Request) bool // true: the request is settled
 	calls    int
+	gzipped  int
 }
 
 func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -49,10 +52,24 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.calls++
-	if c.answer != nil && c.answer(c.calls, w) {
+	n := c.calls
+	c.mu.Unlock()
+	if c.answer != nil && c.answer(n, w, r) {
 		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		z, err := gzip.NewReader(bytes.NewReader(body))
+		if err == nil {
+			body, err = io.ReadAll(z)
+		}
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		c.gzipped++
 	}
 	var list []protocol.Insight
 	if err := json.Unmarshal(body, &list); err != nil || r.Header.Get("Authorization") != "secret" {
@@ -135,11 +152,12 @@ func TestBatchesHoldAtMost50(t *testing.T) {
 	}
 }
 
-// TestHostileServer: slow answers, errors, resets, refusals; whatever happens,
-// every event is accounted for, and the server got what counts as delivered.
+// TestHostileServer: slow answers, errors, resets, hangs, refusals, and more
+// events than fit; whatever happens, every event is accounted for, and the
+// server got what counts as delivered.
 func TestHostileServer(t *testing.T) {
-	c := &collector{answer: func(n int, w http.ResponseWriter) bool {
-		switch n % 7 {
+	c := &collector{answer: func(n int, w http.ResponseWriter, r *http.Request) bool {
+		switch n % 9 {
 		case 1:
 			w.WriteHeader(http.StatusInternalServerError)
 		case 2:
@@ -151,17 +169,38 @@ func TestHostileServer(t *testing.T) {
 			conn.Close()
 		case 4:
 			w.WriteHeader(http.StatusBadRequest)
+		case 5: // half an answer
+			conn, buf, _ := w.(http.Hijacker).Hijack()
+			buf.WriteString("HTTP/1.1 200 OK\r\nContent-Len")
+			buf.Flush()
+			conn.Close()
+		case 6:
+			if n%135 != 6 {
+				return false
+			}
+			<-r.Context().Done() // hangs until the client gives up
+		case 7:
+			w.(http.Flusher).Flush() // slow: the headers first
+			return false
 		default:
 			return false
 		}
 		return true
 	}}
-	p := New(serve(t, c))
+	cfg := serve(t, c)
+	cfg.Client.Timeout = 300 * time.Millisecond
+	p := New(cfg)
 	u, res := evaluation(t)
+	const callers, each = 8, 12_500
 	var wg sync.WaitGroup
-	for range 8 {
+	for range callers {
 		wg.Go(func() {
-			for range 5000 {
+			for i := range each {
+				if i%5000 == 0 { // lets some of it be delivered
+					if err := p.Flush(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
 				p.Evaluation(u, &res)
 			}
 		})
@@ -171,21 +210,137 @@ func TestHostileServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	st := p.Stats()
-	if st.Recorded != 40_000 || st.Delivered+st.Dropped+st.Failed != st.Recorded || st.Pending != 0 {
+	if st.Recorded != callers*each || st.Delivered+st.Dropped+st.Failed != st.Recorded || st.Pending != 0 {
 		t.Errorf("Stats() = %+v do not add up", st)
 	}
-	if uint64(len(c.insights)) != st.Delivered {
-		t.Errorf("the server got %d, delivered says %d", len(c.insights), st.Delivered)
+	// An answer that comes too late is one that was lost: the server may have
+	// more, never less.
+	if got := uint64(len(c.insights)); got < st.Delivered {
+		t.Errorf("the server got %d, delivered says %d", got, st.Delivered)
 	}
-	if st.Failed == 0 || st.Retries == 0 {
-		t.Errorf("Stats() = %+v: the server was not hostile", st)
+	if st.Failed == 0 || st.Retries == 0 || st.Delivered < 1000 {
+		t.Errorf("Stats() = %+v: the server was not hostile, or nothing came through", st)
+	}
+	t.Logf("%+v", st)
+}
+
+// TestUnauthorized: a 401 ends the sending for good.
+func TestUnauthorized(t *testing.T) {
+	c := &collector{answer: func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	}}
+	p := New(serve(t, c))
+	u, res := evaluation(t)
+	p.Evaluation(u, &res)
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, Stats{Recorded: 1, Failed: 1, Refused: true})
+	for range 3 {
+		p.Evaluation(u, &res)
+		if err := p.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The first of the three came before the buffers were shut.
+	check(t, p, Stats{Recorded: 4, Failed: 2, Dropped: 2, Refused: true})
+	if c.calls != 1 {
+		t.Errorf("%d requests, want 1", c.calls)
+	}
+}
+
+func TestGivesUpABatch(t *testing.T) {
+	c := &collector{answer: func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	}}
+	cfg := serve(t, c)
+	cfg.Attempts = 3
+	p := New(cfg)
+	u, res := evaluation(t)
+	p.Evaluation(u, &res)
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, Stats{Recorded: 1, Failed: 1})
+	if c.calls != 3 {
+		t.Errorf("%d attempts, want 3", c.calls)
+	}
+}
+
+// TestRedirects: one that keeps the method is followed, one that would make a
+// GET of the events counts as refused.
+func TestRedirects(t *testing.T) {
+	for code, want := range map[int]Stats{
+		http.StatusTemporaryRedirect: {Recorded: 1, Delivered: 1},
+		http.StatusFound:             {Recorded: 1, Failed: 1},
+	} {
+		c := &collector{answer: func(_ int, w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/there" {
+				return false
+			}
+			http.Redirect(w, r, "/there", code)
+			return true
+		}}
+		p := New(serve(t, c))
+		u, res := evaluation(t)
+		p.Evaluation(u, &res)
+		if err := p.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		check(t, p, want)
+		if uint64(len(c.insights)) != want.Delivered {
+			t.Errorf("%d: the server got %d", code, len(c.insights))
+		}
+	}
+}
+
+func TestGzip(t *testing.T) {
+	c := &collector{}
+	cfg := serve(t, c)
+	for _, compress := range []bool{false, true} {
+		cfg.Gzip = compress
+		p := New(cfg)
+		u, res := evaluation(t)
+		for range 60 {
+			p.Evaluation(u, &res)
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		check(t, p, Stats{Recorded: 60, Delivered: 60})
+		if compress != (c.gzipped > 0) {
+			t.Errorf("with Gzip %t %d bodies were compressed", compress, c.gzipped)
+		}
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Duration{
+		"":                              0,
+		"7":                             7 * time.Second,
+		"-7":                            0,
+		"soon":                          0,
+		"86400":                         maxRetryAfter,
+		"99999999999999999999":          0,
+		"Thu, 01 Jan 2026 00:00:09 GMT": 9 * time.Second,
+		"Wed, 31 Dec 2025 00:00:09 GMT": 0,
+	} {
+		if got := retryAfter(http.Header{"Retry-After": {text}}, now); got != want {
+			t.Errorf("Retry-After %q = %v, want %v", text, got, want)
+		}
 	}
 }
 
 func TestFullBufferDropsAndCounts(t *testing.T) {
 	release := make(chan struct{})
 	var entered atomic.Int32
-	c := &collector{answer: func(int, http.ResponseWriter) bool { entered.Add(1); <-release; return false }}
+	c := &collector{answer: func(int, http.ResponseWriter, *http.Request) bool { entered.Add(1); <-release; return false }}
 	cfg := serve(t, c)
 	cfg.Capacity = 100
 	p := New(cfg)
@@ -208,7 +363,7 @@ func TestFullBufferDropsAndCounts(t *testing.T) {
 
 func TestCloseIsBounded(t *testing.T) {
 	hang := make(chan struct{})
-	c := &collector{answer: func(int, http.ResponseWriter) bool { <-hang; return true }}
+	c := &collector{answer: func(int, http.ResponseWriter, *http.Request) bool { <-hang; return true }}
 	p := New(serve(t, c))
 	defer close(hang)
 	u, res := evaluation(t)
