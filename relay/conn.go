@@ -75,7 +75,10 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	problem := r.checkStream(req)
-	ws, err := r.upgrader.Upgrade(w, req, nil)
+	// Clients correct the time in their tokens by the Date, which net/http adds
+	// to every answer but this one.
+	date := http.Header{"Date": {time.Now().UTC().Format(http.TimeFormat)}}
+	ws, err := r.upgrader.Upgrade(w, req, date)
 	if err != nil {
 		r.log.Debug("relay: upgrade", "remote", req.RemoteAddr, "error", err)
 		return

@@ -21,9 +21,17 @@ import (
 type link struct {
 	syncer  *Syncer
 	manager *manager
-	number  uint64        // of the connection that is open or was last
-	skew    time.Duration // FeatBit's clock minus ours, from its Date header
+	number  uint64 // of the connection that is open or was last
+
+	// skew is FeatBit's clock minus ours, by the Date header of its last answer.
+	// applied is what the last token was made with.
+	skew, applied time.Duration
+	dated         bool // there was a Date header
 }
+
+// errClock says that FeatBit refused a token for its time. The next one is made
+// with FeatBit's.
+var errClock = errors.New("this host's clock is wrong")
 
 // goodAfter is how long a connection must have lasted to count as good, so that
 // the next pause starts small again: a server that accepts and closes must not
@@ -37,6 +45,10 @@ func (l *link) run(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
 		began := time.Now()
 		err := l.connect(ctx)
+		if errors.Is(err, errClock) && ctx.Err() == nil {
+			l.syncer.cfg.Logger.Warn("connecting again with FeatBit's time", "env", l.syncer.env, "error", err)
+			err = l.connect(ctx)
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -138,18 +150,37 @@ func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
 
 		protocol.PatchesHeader: {protocol.WholePatches},
 	}
-	token := protocol.Token(cfg.Secret, time.Now())
+	l.applied = l.skew
+	token := protocol.Token(cfg.Secret, time.Now().Add(l.applied))
 	conn, resp, err := d.DialContext(ctx, protocol.StreamingURL(l.syncer.base, token), header)
 	if resp != nil {
-		if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-			l.skew = time.Until(at)
-		}
+		l.noteDate(resp.Header.Get("Date"))
 	}
 	if err != nil {
 		return nil, l.dialError(resp, err)
 	}
 	conn.SetReadLimit(cfg.MaxMessage)
 	return conn, nil
+}
+
+// noteDate takes the skew from a Date header. Its seconds are whole, so it is
+// right to half a second beside the time that the answer took; what is below two
+// seconds is taken for none.
+func (l *link) noteDate(date string) {
+	at, err := http.ParseTime(date)
+	if err != nil {
+		return
+	}
+	l.dated = true
+	skew := time.Until(at.Add(time.Second / 2)).Round(time.Second)
+	if skew.Abs() < 2*time.Second {
+		skew = 0
+	}
+	if skew == l.skew {
+		return
+	}
+	l.skew = skew
+	l.syncer.update(func(st *Status, _ *health) { st.ClockSkew = skew })
 }
 
 // dialError says in words what a failed attempt means. The text has no token.
@@ -173,9 +204,14 @@ var errMalformed = errors.New("malformed message")
 // explain turns the error of a read into the reason that a user should see.
 func (l *link) explain(err error) error {
 	if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code == protocol.CloseInvalid {
+		// A little less than the window, for the time on the way.
+		if off := (l.skew - l.applied).Abs(); off > protocol.TokenWindow-5*time.Second {
+			return fmt.Errorf("%w: clock off by %d s, FeatBit allows %d s (4003)", errClock,
+				int(off.Seconds()), int(protocol.TokenWindow.Seconds()))
+		}
 		hint := "check that the secret is a server secret of an existing environment"
-		if off := l.skew.Abs(); off > protocol.TokenWindow {
-			hint = fmt.Sprintf("this host's clock is off by %d s, FeatBit allows %d s", int(off.Seconds()), int(protocol.TokenWindow.Seconds()))
+		if !l.dated {
+			hint += fmt.Sprintf(", and that this host's clock is less than %d s off", int(protocol.TokenWindow.Seconds()))
 		}
 		return fmt.Errorf("%w: %s", ErrUnauthorized, hint)
 	}
@@ -234,6 +270,7 @@ func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
 		if err != nil {
 			return err
 		}
+		l.syncer.heard.Store(time.Now().UnixNano())
 		var env protocol.Envelope
 		if err := json.Unmarshal(text, &env); err != nil {
 			if _, ok := errors.AsType[*json.SyntaxError](err); ok {

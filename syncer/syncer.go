@@ -28,6 +28,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flagstead/flagstead/internal/protocol"
@@ -40,8 +41,11 @@ type Secret = protocol.Secret
 // Errors to test for with [errors.Is].
 var (
 	// ErrUnauthorized says that FeatBit closed the connection with 4003: the
-	// secret is wrong or revoked, it is not a server secret, or this host's
-	// clock is more than 30 s off. Run returns it; trying again cannot help.
+	// secret is wrong or revoked, or it is not a server secret. Run returns it;
+	// trying again cannot help. FeatBit says the same to a host whose clock is
+	// more than 30 s off, which is no reason to give up, see Status.ClockSkew;
+	// only where FeatBit's answers have no Date header the two cannot be told
+	// apart.
 	ErrUnauthorized = errors.New("FeatBit refused the connection (4003)")
 
 	// ErrNotFeatBit says that something answered that is no FeatBit evaluation
@@ -168,18 +172,26 @@ type Status struct {
 	Err   error     // what keeps the syncer from being OK, or nil
 
 	Confirmed time.Time // when FeatBit last sent or confirmed data
-	Connects  uint64    // connections opened
-	Fulls     uint64    // full states received
-	Patches   uint64    // patches received that were not empty
-	Ignored   uint64    // messages or items that could not be used
-	Heals     uint64    // times that the store had lost content and was refilled
+	Heard     time.Time // when FeatBit last sent anything on the stream
+
+	// ClockSkew is FeatBit's clock minus this host's, to about a second, by the
+	// Date header of FeatBit's last answer; zero if that had none. Connections
+	// are opened with the corrected time.
+	ClockSkew time.Duration
+
+	Connects uint64 // connections opened
+	Fulls    uint64 // full states received
+	Patches  uint64 // patches received that were not empty
+	Ignored  uint64 // messages or items that could not be used
+	Heals    uint64 // times that the store had lost content and was refilled
 }
 
 // A Syncer keeps one store equal to one environment. Make it with [New].
 type Syncer struct {
-	cfg  Config
-	base *url.URL
-	env  string
+	cfg   Config
+	base  *url.URL
+	env   string
+	heard atomic.Int64 // Status.Heard in Unix nanoseconds, or 0
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -220,7 +232,16 @@ func New(cfg Config) (*Syncer, error) {
 func (s *Syncer) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status
+	st := s.status
+	st.Heard = s.lastHeard()
+	return st
+}
+
+func (s *Syncer) lastHeard() time.Time {
+	if at := s.heard.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
 }
 
 // update changes the status or what it is derived from, and reports it if it
@@ -232,12 +253,13 @@ func (s *Syncer) update(change func(*Status, *health)) {
 	before := s.status
 	change(&s.status, &s.health)
 	s.derive()
+	s.status.Heard = s.lastHeard()
 	after := s.status
 	s.mu.Unlock()
 	if after.State != before.State {
 		s.cfg.Logger.Info("syncer state", "env", s.env, "state", after.State.String(), "error", after.Err)
 	}
-	if s.cfg.OnStatus != nil && (after.State != before.State || text(after.Err) != text(before.Err) || after.Fulls != before.Fulls) {
+	if s.cfg.OnStatus != nil && (after.State != before.State || text(after.Err) != text(before.Err) || after.Fulls != before.Fulls || after.ClockSkew != before.ClockSkew) {
 		s.cfg.OnStatus(after)
 	}
 }

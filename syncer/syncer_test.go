@@ -223,6 +223,88 @@ func TestRefusedForGood(t *testing.T) {
 	}
 }
 
+// TestSkewedClock: FeatBit's clock is not this host's. With a Date header the
+// second token has FeatBit's time and is accepted; the skew is reported.
+func TestSkewedClock(t *testing.T) {
+	for _, skew := range []time.Duration{10 * time.Minute, -3 * time.Hour} {
+		url := clockedServer(t, skew, true)
+		st := memory.New()
+		defer st.Close()
+		s, _ := start(t, syncer.Config{URL: url, Secret: testSecret(t), Store: st})
+		until(t, "connected", func() bool { return s.Status().State == syncer.OK })
+		got := s.Status()
+		if off := (got.ClockSkew - skew).Abs(); off > 3*time.Second || got.Connects != 2 || got.Heard.IsZero() {
+			t.Errorf("skew %v: Status() = %+v", skew, got)
+		}
+	}
+}
+
+// TestSkewedClockAndNoDate: nothing tells a wrong clock from a wrong secret, so
+// the error names both.
+func TestSkewedClockAndNoDate(t *testing.T) {
+	url := clockedServer(t, time.Hour, false)
+	st := memory.New()
+	defer st.Close()
+	_, result := start(t, syncer.Config{URL: url, Secret: testSecret(t), Store: st})
+	if err := <-result; !errors.Is(err, syncer.ErrUnauthorized) || !strings.Contains(err.Error(), "clock") {
+		t.Errorf("Run = %v", err)
+	}
+}
+
+// TestWrongSecretAndSkewedClock: the clock is corrected once, and then it is the
+// secret.
+func TestWrongSecretAndSkewedClock(t *testing.T) {
+	up := websocket.Upgrader{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		date := http.Header{"Date": {time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)}}
+		if conn, err := up.Upgrade(w, r, date); err == nil {
+			defer conn.Close()
+			conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4003, ""), time.Now().Add(time.Second))
+			drain(conn)
+		}
+	}))
+	defer srv.Close()
+	st := memory.New()
+	defer st.Close()
+	s, result := start(t, syncer.Config{URL: srv.URL, Secret: testSecret(t), Store: st})
+	if err := <-result; !errors.Is(err, syncer.ErrUnauthorized) || strings.Contains(err.Error(), "clock") {
+		t.Errorf("Run = %v", err)
+	}
+	if got := s.Status(); got.Connects != 2 {
+		t.Errorf("Status() = %+v", got)
+	}
+}
+
+// clockedServer refuses tokens that are more than 30 s from its clock, as
+// FeatBit does.
+func clockedServer(t *testing.T, skew time.Duration, dated bool) string {
+	t.Helper()
+	up := websocket.Upgrader{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		now := time.Now().Add(skew)
+		header := http.Header{}
+		if dated {
+			header.Set("Date", now.UTC().Format(http.TimeFormat))
+		}
+		_, at, err := protocol.ParseToken(r.URL.Query().Get("token"))
+		conn, upErr := up.Upgrade(w, r, header)
+		if upErr != nil {
+			return
+		}
+		defer conn.Close()
+		if err != nil || now.Sub(at).Abs() > protocol.TokenWindow {
+			conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4003, ""), time.Now().Add(time.Second))
+			drain(conn)
+			return
+		}
+		conn.ReadMessage()
+		send(conn, wire.Full, flag("a", 1000))
+		drain(conn)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
 // swap is a store that can be replaced by an empty one, and be down.
 type swap struct {
 	mu   sync.Mutex
