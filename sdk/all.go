@@ -9,21 +9,22 @@ import (
 // AllFlags are the values of all flags for one user at one moment: all of them
 // come from the same snapshot, whatever happens to the flags meanwhile.
 type AllFlags struct {
-	client *Client
-	set    *flags.Set // nil: the client was not ready
-	user   *User
+	snap Snapshot
+	user *User
 }
 
 // AllFlags freezes the current flags for u. It records no events and does not
 // block.
-func (c *Client) AllFlags(u *User) AllFlags {
-	return AllFlags{client: c, set: c.set.Load(), user: u}
-}
+func (c *Client) AllFlags(u *User) AllFlags { return c.Snapshot().AllFlags(u) }
 
-// Err says why there are no values: [ErrNotReady], [ErrBadUser], or nil.
+// AllFlags is [Client.AllFlags] on frozen flags.
+func (s Snapshot) AllFlags(u *User) AllFlags { return AllFlags{snap: s, user: u} }
+
+// Err says why there are no values: [ErrNotReady], [ErrBadUser], or nil. An
+// environment without flags is no error.
 func (a AllFlags) Err() error {
 	switch {
-	case a.set == nil:
+	case a.snap.set == nil:
 		return ErrNotReady
 	case a.user == nil:
 		return ErrBadUser
@@ -39,7 +40,7 @@ func (a AllFlags) All() iter.Seq2[string, Detail[any]] {
 		if a.Err() != nil {
 			return
 		}
-		for _, key := range a.set.Keys() {
+		for _, key := range a.snap.set.Keys() {
 			if !yield(key, a.peek(key)) {
 				return
 			}
@@ -48,24 +49,30 @@ func (a AllFlags) All() iter.Seq2[string, Detail[any]] {
 }
 
 func (a AllFlags) peek(key string) Detail[any] {
-	res := a.set.Evaluate(key, (*flags.User)(a.user))
+	res := a.snap.evaluate(key, a.user)
 	var value any
 	if !res.Reason.IsError() {
 		value = res.Variation.Any()
 	}
-	return detail(key, value, &res)
+	return detail(a.snap, key, value, &res)
 }
 
 // Get returns one flag's value, or def if it has none, and records the event of
 // an evaluation, as reading a value from the Python SDK's all-flags result does.
 func (a AllFlags) Get(key string, def any) Detail[any] {
-	res := flags.Result{Reason: flags.ClientNotReady}
-	if a.set != nil {
-		res = a.set.Evaluate(key, (*flags.User)(a.user))
+	v, res := typed(a.snap, key, a.user, def, toAny)
+	return detail(a.snap, key, v, &res)
+}
+
+var _, _ Evaluator = (*Client)(nil), Snapshot{}
+
+// record hands a successful evaluation to whom events go to.
+func (c *Client) record(u *User, res *flags.Result) {
+	switch {
+	case c == nil:
+	case c.events != nil:
+		c.events.Evaluation((*flags.User)(u), res)
+	case c.sink != nil:
+		c.sink.Record(evaluationEvent(u, res))
 	}
-	if res.Reason.IsError() {
-		return detail(key, def, &res)
-	}
-	a.client.record(a.user, &res)
-	return detail(key, res.Variation.Any(), &res)
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,15 +56,28 @@ type Status struct {
 	Flags    int       // how many, archived ones included
 	Segments int       //
 	Updated  time.Time // when the flags last changed in this process
+
+	// StaleSince is since when newer flags may exist that this client has not
+	// seen: when FeatBit was last heard of, or when the store failed. It is
+	// zero while State is OK and before Ready.
+	StaleSince time.Time
+
+	// ClockSkew is FeatBit's clock minus this host's, to about a second; zero
+	// if unknown or without a connection of the client's own. Connecting works
+	// in spite of it, but the times of events are this host's.
+	ClockSkew time.Duration
 }
 
 // A Client evaluates flags. Make it with [New] and close it. All methods are
 // safe for concurrent use, also after Close.
 type Client struct {
 	set    atomic.Pointer[flags.Set] // nil until ready
-	events *insight.Pipeline         // nil: none
+	events *insight.Pipeline         // nil: none, or sink
+	sink   EventSink                 // nil: none, or events
+	stale  atomic.Int64              // Status.StaleSince in Unix nanoseconds, or 0
 
 	plan     *plan
+	own      *memory.Store // nil if Config has a Store
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
 	stopped  chan struct{} // closed when all goroutines have ended
@@ -75,15 +90,26 @@ type Client struct {
 
 	mu       sync.Mutex // guards what follows
 	status   Status
-	storeErr error          // why the store cannot be followed
-	source   *syncer.Status // of the client's own syncer
-	hopeless chan struct{}  // closed when FeatBit refused the secret
+	rev      store.Rev     // of the store, that the flags are at
+	storeErr error         // why the store cannot be followed
+	source   sourceStatus  // of what fills the store, if the client does
+	hopeless chan struct{} // closed when the source has given up for good
+	changed  chan struct{} // closed, and replaced, when anything of this changes
 }
 
-// New returns a client that has begun to get its flags. It does not wait for
-// them, see [Client.WaitReady]; only the Bootstrap is there at once. The error
-// says what is wrong with cfg; trouble with networks and stores is no error but
-// shows in [Client.Status]. Close the client to stop its goroutines.
+// sourceStatus is how what feeds the client's store stands.
+type sourceStatus struct {
+	state State
+	err   error
+	heard time.Time // when there was last a sign of life; zero if unknown
+	skew  time.Duration
+}
+
+// New returns a client that has begun to get its flags. It waits for them no
+// longer than Config.StartWait, see also [Client.WaitReady]; only a bootstrap is
+// there at once. The error says what is wrong with cfg; trouble with networks
+// and stores is no error but shows in [Client.Status]. Close the client to stop
+// its goroutines.
 func New(cfg Config) (*Client, error) {
 	p, err := cfg.check()
 	if err != nil {
@@ -99,39 +125,60 @@ func New(cfg Config) (*Client, error) {
 		closed:   make(chan struct{}),
 		ready:    make(chan struct{}),
 		hopeless: make(chan struct{}),
+		changed:  make(chan struct{}),
 		status:   Status{Since: time.Now()},
 	}
-	source := p.Store
-	var own *memory.Store
-	if source == nil {
-		own = memory.New()
-		source = own
-		if items != nil {
-			if _, err := own.Apply(context.Background(), store.Change{Full: true, Items: items}); err != nil {
+	from := p.Store
+	if from == nil {
+		c.own = memory.New()
+		from = c.own
+		if items != nil || p.Offline {
+			if err := c.begin(items); err != nil {
 				return nil, fmt.Errorf("sdk: Bootstrap: %w", err)
 			}
-			snap, err := own.Load(context.Background(), "")
-			if err != nil {
-				return nil, fmt.Errorf("sdk: Bootstrap: %w", err)
-			}
-			c.follow(snap, nil)
 		}
 	}
-	var sync *syncer.Syncer
-	if p.direct {
-		if sync, err = c.syncer(source.(store.DataStore)); err != nil {
+	run := p.DataSource
+	if p.streaming {
+		if run, err = c.stream(from.(store.DataStore)); err != nil {
 			return nil, err
 		}
 	}
-	c.start(source, own, sync)
+	c.start(from, run)
+	if p.StartWait > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), p.StartWait)
+		defer cancel()
+		if err := c.WaitReady(ctx); err != nil {
+			p.Logger.Warn("started without flags", "waited", p.StartWait, "error", err)
+		}
+	}
 	return c, nil
 }
 
-func (c *Client) syncer(st store.DataStore) (*syncer.Syncer, error) {
+// begin makes items the client's first flags.
+func (c *Client) begin(items []store.Item) error {
+	if _, err := c.own.Apply(context.Background(), store.Change{Full: true, Items: items}); err != nil {
+		return err
+	}
+	snap, err := c.own.Load(context.Background(), "")
+	if err != nil {
+		return err
+	}
+	c.follow(snap, nil)
+	return nil
+}
+
+// stream returns the source that is FeatBit's stream into st.
+func (c *Client) stream(st store.DataStore) (DataSource, error) {
 	sc := c.plan.Sync
 	sc.URL, sc.Secret, sc.Store = c.plan.StreamingURL, c.plan.EnvSecret, st
 	sc.Logger, sc.TLS, sc.Proxy = c.plan.Logger, c.plan.TLS, c.plan.Proxy
-	sc.OnStatus = func(s syncer.Status) { c.update(func() { c.source = &s }) }
+	if sc.DialTimeout <= 0 {
+		sc.DialTimeout = c.plan.ConnectTimeout
+	}
+	sc.OnStatus = func(s syncer.Status) {
+		c.update(func() { c.source = sourceStatus{State(s.State), s.Err, s.Heard, s.ClockSkew} })
+	}
 	if sc.Check <= 0 && c.plan.Store == nil {
 		sc.Check = time.Minute // nobody else can touch the client's own memory
 	}
@@ -139,37 +186,53 @@ func (c *Client) syncer(st store.DataStore) (*syncer.Syncer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sdk: %w", err)
 	}
-	return s, nil
+	return func(ctx context.Context, _ DataStore, _ func(State, error)) error { return s.Run(ctx) }, nil
 }
 
 // start starts the client's goroutines, all of which Close waits for.
-func (c *Client) start(source store.Reader, own *memory.Store, s *syncer.Syncer) {
+func (c *Client) start(from store.Reader, run DataSource) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
-	if c.plan.endpoint != "" {
+	switch {
+	case c.plan.sink != nil:
+		c.sink = c.plan.sink
+	case c.plan.endpoint != "":
 		c.events = c.plan.pipeline()
 	}
 	c.running.Go(func() {
-		err := store.Follow(ctx, source, c.plan.Follow, c.follow)
+		err := store.Follow(ctx, from, c.plan.Follow, c.follow)
 		if ctx.Err() == nil {
 			c.update(func() { c.storeErr = err })
 		}
 	})
-	if s != nil {
-		c.running.Go(func() {
-			if err := s.Run(ctx); errors.Is(err, ErrUnauthorized) {
-				close(c.hopeless)
-			}
-		})
+	if run != nil {
+		c.running.Go(func() { c.feed(ctx, from.(store.DataStore), run) })
 	}
 	go func() {
 		c.running.Wait()
 		c.listener.close()
-		if own != nil {
-			own.Close()
+		if c.own != nil {
+			c.own.Close()
 		}
 		close(c.stopped)
 	}()
+}
+
+// feed runs what fills the client's store, until that ends.
+func (c *Client) feed(ctx context.Context, st store.DataStore, run DataSource) {
+	err := run(ctx, st, func(state State, err error) {
+		c.update(func() { c.source = sourceStatus{state: state, err: err, heard: time.Now()} })
+	})
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		err = errors.New("the data source ended")
+	}
+	c.update(func() {
+		c.source.state, c.source.err = Off, err
+		close(c.hopeless)
+	})
 }
 
 // errFlushed says that a store that had flags is empty.
@@ -202,7 +265,7 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 	c.listener.notify(old, next, changes)
 	nFlags, nSegments := next.Len()
 	c.update(func() {
-		c.storeErr = nil
+		c.storeErr, c.rev = nil, snap.Rev
 		c.status.Flags, c.status.Segments = nFlags, nSegments
 		if old == nil || len(changes.Flags)+len(changes.Segments) > 0 {
 			c.status.Updated = time.Now()
@@ -223,6 +286,8 @@ func (c *Client) update(change func()) {
 	change()
 	c.derive()
 	after := c.status
+	close(c.changed)
+	c.changed = make(chan struct{})
 	c.mu.Unlock()
 	if after.State != before.State {
 		c.plan.Logger.Info("client state", "state", after.State.String(), "error", after.Err)
@@ -243,39 +308,54 @@ func (s Status) same(t Status) bool {
 }
 
 func (c *Client) derive() {
-	var state State
+	st := &c.status
+	before := st.State
+	sourceOK := !c.plan.direct || c.source.state == OK
 	err := c.storeErr
-	isClosed := false
-	select {
-	case <-c.closed:
-		isClosed = true
-	default:
-	}
-	sourceOK := true
-	if c.source != nil {
-		sourceOK = c.source.State == syncer.OK
-		if err == nil {
-			err = c.source.Err
-		}
-	} else if c.plan.direct {
-		sourceOK = false
+	if err == nil {
+		err = c.source.err
 	}
 	switch {
-	case isClosed:
-		state, err = Off, ErrClosed
-	case c.source != nil && c.source.State == syncer.Off:
-		state = Off
-	case !c.status.Ready:
-		state = Initializing
+	case c.isClosed():
+		st.State, err = Off, ErrClosed
+	case c.plan.direct && c.source.state == Off:
+		st.State = Off
+	case !st.Ready:
+		st.State = Initializing
 	case c.storeErr == nil && sourceOK:
-		state = OK
+		st.State = OK
 	default:
-		state = Interrupted
+		st.State = Interrupted
 	}
-	if state != c.status.State {
-		c.status.State, c.status.Since = state, time.Now()
+	if st.State != before {
+		st.Since = time.Now()
 	}
-	c.status.Err = err
+	st.Err, st.ClockSkew = err, c.source.skew
+	c.deriveStale(sourceOK)
+}
+
+func (c *Client) deriveStale(sourceOK bool) {
+	st := &c.status
+	switch {
+	case st.State == OK || !st.Ready:
+		st.StaleSince = time.Time{}
+		c.stale.Store(0)
+	case st.StaleSince.IsZero():
+		st.StaleSince = st.Since
+		if !sourceOK && !c.source.heard.IsZero() {
+			st.StaleSince = c.source.heard
+		}
+		c.stale.Store(st.StaleSince.UnixNano())
+	}
+}
+
+func (c *Client) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // Status returns the current status. It does not block.
@@ -289,9 +369,10 @@ func (c *Client) Status() Status {
 func (c *Client) Ready() bool { return c.set.Load() != nil }
 
 // WaitReady blocks until the client has flags to evaluate, from wherever, and
-// returns nil; or until ctx ends, the client is closed, or FeatBit refused the
-// secret for good, and returns an error that says what is missing and wraps
-// ctx's error, [ErrClosed] or [ErrUnauthorized].
+// returns nil; or until ctx ends, the client is closed, or its source gave up
+// for good, and returns an error that says what is missing and wraps ctx's
+// error, [ErrClosed], or the source's, which is [ErrUnauthorized] when FeatBit
+// refused the secret.
 func (c *Client) WaitReady(ctx context.Context) error {
 	select {
 	case <-c.ready:
@@ -307,22 +388,109 @@ func (c *Client) WaitReady(ctx context.Context) error {
 	case <-c.closed:
 		return ErrClosed
 	case <-c.hopeless:
-		err = ErrUnauthorized
+		err = c.Status().Err
 	}
-	if why := c.Status().Err; why != nil {
-		if errors.Is(why, err) {
-			return fmt.Errorf("sdk: not ready: %w", why)
+	return c.missing("not ready", err)
+}
+
+// missing says that something is not there yet, because of err, and what the
+// client knows about the reason.
+func (c *Client) missing(what string, err error) error {
+	why := c.Status().Err
+	switch {
+	case why == nil && c.Ready():
+		return fmt.Errorf("sdk: %s: %w", what, err)
+	case why == nil:
+		return fmt.Errorf("sdk: %s: %w: the store has no flags yet", what, err)
+	case err == nil || errors.Is(why, err):
+		return fmt.Errorf("sdk: %s: %w", what, why)
+	}
+	return fmt.Errorf("sdk: %s: %w (%w)", what, err, why)
+}
+
+// WaitFor blocks until the client's state is want, and returns nil; or until
+// ctx ends, or the state is Off, which is final, and returns an error that wraps
+// ctx's error, [ErrClosed] or the source's.
+func (c *Client) WaitFor(ctx context.Context, want State) error {
+	for {
+		c.mu.Lock()
+		st, changed := c.status, c.changed
+		c.mu.Unlock()
+		switch {
+		case st.State == want:
+			return nil
+		case st.State == Off:
+			return c.missing("not "+want.String(), st.Err)
 		}
-		return fmt.Errorf("sdk: not ready: %w (%w)", err, why)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return c.missing("not "+want.String(), ctx.Err())
+		}
 	}
-	return fmt.Errorf("sdk: not ready: %w: the store has no flags yet", err)
+}
+
+// Offline reports whether the client was made to use no network.
+func (c *Client) Offline() bool { return c.plan.Offline }
+
+// ErrNotOffline is returned by LoadJSON.
+var ErrNotOffline = errors.New("sdk: only an offline client without a Store can be loaded")
+
+// LoadJSON replaces all flags of an offline client by those of a data-sync
+// document, as Config.Bootstrap is one, which it reads to its end. Once it has
+// returned nil, evaluations see them; listeners are told what changed. A
+// document that cannot be used changes nothing. The error is [ErrNotOffline] if
+// the client has another source, or [ErrClosed].
+func (c *Client) LoadJSON(r io.Reader) error {
+	if !c.plan.Offline || c.own == nil {
+		return ErrNotOffline
+	}
+	text, err := readAll(r)
+	if err != nil {
+		return fmt.Errorf("sdk: LoadJSON: %w", err)
+	}
+	items, err := snapshot.Items(text)
+	if err != nil {
+		return fmt.Errorf("sdk: LoadJSON: %w", err)
+	}
+	rev, err := c.own.Apply(context.Background(), store.Change{Full: true, Items: items})
+	for err == nil {
+		c.mu.Lock()
+		at, changed := c.rev, c.changed
+		c.mu.Unlock()
+		if at == rev {
+			return nil
+		}
+		// Somebody else may have loaded newer flags meanwhile.
+		var snap store.Snapshot
+		if snap, err = c.own.Load(context.Background(), rev); err != nil {
+			break
+		}
+		if snap.Rev != rev {
+			rev = snap.Rev
+			continue
+		}
+		select {
+		case <-changed:
+		case <-c.closed:
+			err = ErrClosed
+		}
+	}
+	if errors.Is(err, store.ErrClosed) {
+		err = ErrClosed
+	}
+	return err
 }
 
 // Identify sends u to FeatBit, so that it can be found and targeted there. A
 // nil user is ignored, and so is the call if events are not sent.
 func (c *Client) Identify(u *User) {
-	if c.events != nil && u != nil {
+	switch {
+	case u == nil:
+	case c.events != nil:
 		c.events.Identify((*flags.User)(u))
+	case c.sink != nil:
+		c.sink.Record(Event{Kind: IdentifyEvent, Time: time.Now(), User: u})
 	}
 }
 
@@ -334,27 +502,39 @@ func (c *Client) TrackMetric(u *User, event string, value float64) {
 	c.TrackMetrics(u, map[string]float64{event: value})
 }
 
-// TrackMetrics is [Client.TrackMetric] for several events at once.
+// TrackMetrics is [Client.TrackMetric] for several events at once, which are
+// sent together, ordered by name.
 func (c *Client) TrackMetrics(u *User, values map[string]float64) {
-	if c.events == nil || u == nil {
+	if u == nil || c.events == nil && c.sink == nil {
 		return
 	}
-	list := make([]insight.Metric, 0, len(values))
-	for name, value := range values {
+	list := make([]Metric, 0, len(values))
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		value := values[name]
 		if name != "" && !math.IsNaN(value) && !math.IsInf(value, 0) {
-			list = append(list, insight.Metric{Name: name, Value: value})
+			list = append(list, Metric{Name: name, Value: value})
 		}
 	}
-	if len(list) > 0 {
+	switch {
+	case len(list) == 0:
+	case c.events != nil:
 		c.events.Metrics((*flags.User)(u), list)
+	default:
+		c.sink.Record(Event{Kind: MetricEvent, Time: time.Now(), User: u, Metrics: list})
 	}
 }
 
 // Flush sends the events recorded so far and returns when each was delivered or
-// refused, or with ctx's error. Sending goes on in that case. After Close it
-// returns [ErrClosed].
+// refused, or with ctx's error. Sending goes on in that case; to flush without
+// waiting, call it in a goroutine, or not at all: events leave by themselves
+// after Config.FlushInterval. After Close it returns [ErrClosed].
 func (c *Client) Flush(ctx context.Context) error {
-	if c.events == nil {
+	switch {
+	case c.sink != nil && c.isClosed():
+		return ErrClosed
+	case c.sink != nil:
+		return c.sink.Flush(ctx)
+	case c.events == nil:
 		return nil
 	}
 	err := c.events.Flush(ctx)
@@ -364,11 +544,8 @@ func (c *Client) Flush(ctx context.Context) error {
 	return err
 }
 
-// EventStats counts events since the client was made. Recorded is always
-// Delivered + Dropped + Failed + Pending.
-type EventStats = insight.Stats
-
-// EventStats returns the counters; all are zero if events are not sent.
+// EventStats returns the counters; all are zero if events are not sent, or go to
+// an EventSink.
 func (c *Client) EventStats() EventStats {
 	if c.events == nil {
 		return EventStats{}
@@ -387,8 +564,11 @@ func (c *Client) Close(ctx context.Context) error {
 		c.update(func() {})
 	})
 	var err error
-	if c.events != nil {
+	switch {
+	case c.events != nil:
 		err = c.events.Close(ctx)
+	case c.sink != nil:
+		err = c.sink.Flush(ctx)
 	}
 	select {
 	case <-c.stopped:
@@ -403,7 +583,7 @@ func (c *Client) Close(ctx context.Context) error {
 	}
 }
 
-// maxBootstrap bounds a bootstrap file.
+// maxBootstrap bounds a bootstrap document.
 const maxBootstrap = 256 << 20
 
 func readFile(name string) ([]byte, error) {
@@ -412,9 +592,17 @@ func readFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxBootstrap+1))
+	text, err := readAll(f)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", name, err)
+	}
+	return text, err
+}
+
+func readAll(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxBootstrap+1))
 	if err == nil && len(text) > maxBootstrap {
-		err = fmt.Errorf("%s is larger than %d bytes", name, maxBootstrap)
+		err = fmt.Errorf("more than %d bytes", maxBootstrap)
 	}
 	return text, err
 }

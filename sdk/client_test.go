@@ -430,6 +430,8 @@ func TestDirectIntoStore(t *testing.T) {
 	}
 }
 
+func noSource(context.Context, sdk.DataStore, func(sdk.State, error)) error { return nil }
+
 func TestNewRejects(t *testing.T) {
 	secret, _ := protocol.NewSecret(protocol.NewEnvID())
 	st := memory.New()
@@ -439,7 +441,8 @@ func TestNewRejects(t *testing.T) {
 		want string
 	}{
 		"nothing":              {sdk.Config{}, "needs a Store"},
-		"offline alone":        {sdk.Config{Offline: true}, "needs a Store"},
+		"two sources":          {sdk.Config{StreamingURL: "ws://h", EnvSecret: secret, DataSource: noSource}, "both"},
+		"a default of no kind": {sdk.Config{Offline: true, Defaults: map[string]any{"f": make(chan int)}}, `flag "f"`},
 		"bootstrap alone":      {sdk.Config{Bootstrap: []byte("{}")}, "set Offline"},
 		"two bootstraps":       {sdk.Config{Offline: true, Bootstrap: []byte("{}"), BootstrapFile: "x"}, "both"},
 		"store and bootstrap":  {sdk.Config{Store: st, Bootstrap: []byte("{}")}, "both"},

@@ -1,14 +1,20 @@
 package sdk
 
 import (
+	"cmp"
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
+	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/insight"
 	"github.com/flagstead/flagstead/internal/protocol"
 	"github.com/flagstead/flagstead/internal/snapshot"
@@ -23,10 +29,22 @@ type Secret = protocol.Secret
 // DataStore is what a store implements, see package store.
 type DataStore = store.DataStore
 
+// A DataSource feeds a client's flags in place of FeatBit's stream: it writes
+// items, for instance those of [ParseItems], into st, by full changes or
+// patches, until ctx ends. It may report how its source stands, from one
+// goroutine at a time; its first commit should be followed by OK. If it returns
+// before ctx ends, the client's state is Off with that error, for good.
+type DataSource func(ctx context.Context, st DataStore, report func(State, error)) error
+
 // Config says where a client's flags come from and where its events go. One of
-// three things is required: a Store to read, a StreamingURL to connect to, or
-// Offline. Everything else has useful zero values. New copies the Config.
+// these is required: a Store to read, a StreamingURL to connect to, a
+// DataSource, or Offline. Everything else has useful zero values. New copies the
+// Config; what it points to stays the caller's, who closes it after the client.
 type Config struct {
+	// StartWait is how long New waits for the first flags. Zero means not at
+	// all. New returns a client in any case.
+	StartWait time.Duration
+
 	// Store, without StreamingURL, is where flags are read from: a store that
 	// some syncer fills. The client follows it and neither writes nor closes
 	// it.
@@ -41,6 +59,10 @@ type Config struct {
 	// EnvSecret is required with it.
 	StreamingURL string
 
+	// DataSource, if set, fills the client's memory, or Store, in place of a
+	// stream. StreamingURL must be empty.
+	DataSource DataSource
+
 	// EnvSecret is the environment's server secret. It authorises the
 	// connection and the events.
 	EnvSecret Secret
@@ -53,17 +75,27 @@ type Config struct {
 	// DisableEvents sends no events at all.
 	DisableEvents bool
 
-	// Offline uses no network: flags come from Bootstrap or Store, and no
-	// events are sent.
+	// EventSink, if set, gets the events instead of FeatBit.
+	EventSink EventSink
+
+	// Offline uses no network: flags come from Bootstrap, Store or
+	// [Client.LoadJSON], and no events are sent, except to an EventSink. An
+	// offline client is ready at once; with none of those it knows no flags.
 	Offline bool
 
 	// Bootstrap is a data-sync document, as GET
 	// /api/public/sdk/server/latest-all returns it, that the client starts
-	// with. With StreamingURL it serves until FeatBit's data arrives. With
-	// Store it is an error. BootstrapFile names a file with it, which is read
-	// once, by New.
+	// with. With StreamingURL or DataSource it serves until their data
+	// arrives. With Store it is an error. BootstrapFile names a file with it,
+	// which is read once, by New.
 	Bootstrap     []byte
 	BootstrapFile string
+
+	// Defaults are values by flag key that are given, instead of the default
+	// in the call, when the flag cannot be evaluated, provided that they are of
+	// the type asked for: a bool, a string, a number, or anything that
+	// encoding/json encodes, as the value of a json flag.
+	Defaults map[string]any
 
 	// Logger gets changes of state, never evaluations. Nil is silent.
 	Logger *slog.Logger
@@ -83,15 +115,40 @@ type Config struct {
 	// second.
 	FlushInterval time.Duration
 
-	// HTTPClient delivers events. Nil means one with a timeout of 10 seconds
-	// that uses TLS and Proxy. It is not closed.
+	// EventAttempts is how often the delivery of a request is tried, which holds
+	// up to 50 events. Timeouts, 408, 429 and 5xx are worth another attempt; a
+	// 401 ends the sending of events. Zero means 10. EventRetryInterval is the
+	// pause before the second attempt, doubled for each further one up to 30
+	// seconds, and jittered. Zero means 100 ms.
+	EventAttempts      int
+	EventRetryInterval time.Duration
+
+	// GzipEvents compresses the bodies of events, for event servers that take
+	// it. FeatBit's own does not.
+	GzipEvents bool
+
+	// ConnectTimeout bounds opening a connection, to the stream up to its first
+	// byte, to the event server without TLS. Zero means 10 seconds.
+	ConnectTimeout time.Duration
+
+	// HTTPTimeout bounds one delivery of events, all in all. Zero means 10
+	// seconds.
+	HTTPTimeout time.Duration
+
+	// HTTPClient delivers events. Nil means one that uses HTTPTimeout,
+	// ConnectTimeout, TLS and Proxy, which are ignored otherwise. It is not
+	// closed.
 	HTTPClient *http.Client
 
-	// TLS configures connections to FeatBit. Nil means Go's defaults, which
-	// verify. It is cloned.
+	// TLS configures connections to FeatBit, see also [LoadTLS]. Nil means Go's
+	// defaults, which verify; not to verify is logged as a warning. It is
+	// cloned.
 	TLS *tls.Config
 
-	// Proxy chooses a proxy per request; nil means http.ProxyFromEnvironment.
+	// Proxy chooses a proxy for the stream and the events; nil means
+	// http.ProxyFromEnvironment. A proxy's URL is http:// or socks5://, with
+	// user and password in it if it asks for them. For one proxy use
+	// [http.ProxyURL].
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// Sync tunes the client's own syncer. URL, Secret, Store, Logger, OnStatus,
@@ -99,15 +156,60 @@ type Config struct {
 	Sync syncer.Config
 }
 
+// LoadTLS reads PEM files into a TLS configuration: certificates of authorities
+// that servers are verified by, instead of the system's, and a certificate with
+// its key to identify this client by. Each name may be empty, certFile and
+// keyFile only together. The caller owns the result.
+func LoadTLS(caFile, certFile, keyFile string) (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if caFile != "" {
+		text, err := os.ReadFile(caFile)
+		if err != nil {
+			return nil, fmt.Errorf("sdk: authorities: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("sdk: authorities: %s holds no PEM certificate", caFile)
+		}
+	}
+	if certFile == "" && keyFile == "" {
+		return cfg, nil
+	}
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("sdk: client certificate %q with key %q: %w", certFile, keyFile, err)
+	}
+	cfg.Certificates = []tls.Certificate{pair}
+	return cfg, nil
+}
+
+// ParseItems returns the items of a data-sync document, for a [DataSource] or to
+// fill a store. The error says what cannot be read, and where.
+func ParseItems(text []byte) ([]store.Item, error) {
+	items, err := snapshot.Items(text)
+	if err != nil {
+		return nil, fmt.Errorf("sdk: %w", err)
+	}
+	return items, nil
+}
+
 // plan is a checked Config.
 type plan struct {
 	Config
-	endpoint string // for events; empty: none
-	direct   bool
+	endpoint  string                      // for events; empty: none
+	sink      EventSink                   // for events, instead; nil: none
+	direct    bool                        // the client fills its store
+	streaming bool                        // from FeatBit's stream
+	defaults  map[string]*flags.Variation // by flag key
 }
 
 func (cfg Config) check() (*plan, error) {
-	p := &plan{Config: cfg, direct: cfg.StreamingURL != "" && !cfg.Offline}
+	p := &plan{Config: cfg}
+	if cfg.Offline {
+		p.DataSource = nil
+	}
+	p.streaming = cfg.StreamingURL != "" && !cfg.Offline
+	p.direct = p.streaming || p.DataSource != nil
 	if p.Logger == nil {
 		p.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -117,27 +219,54 @@ func (cfg Config) check() (*plan, error) {
 		return nil, errors.New("sdk: Config has both Bootstrap and BootstrapFile")
 	case hasBootstrap && cfg.Store != nil:
 		return nil, errors.New("sdk: Config has both Store and Bootstrap")
-	case cfg.Store == nil && !p.direct && !hasBootstrap:
-		return nil, errors.New("sdk: Config needs a Store to read, a StreamingURL to connect to, or Offline with Bootstrap or BootstrapFile")
+	case cfg.StreamingURL != "" && cfg.DataSource != nil:
+		return nil, errors.New("sdk: Config has both StreamingURL and DataSource")
 	case hasBootstrap && !p.direct && !cfg.Offline:
 		return nil, errors.New("sdk: Config has Bootstrap alone; set Offline, or a StreamingURL")
+	case cfg.Store == nil && !p.direct && !cfg.Offline:
+		return nil, errors.New("sdk: Config needs a Store to read, a StreamingURL to connect to, a DataSource, or Offline")
 	}
-	if p.direct {
+	if _, ok := cfg.Store.(store.DataStore); p.direct && cfg.Store != nil && !ok {
+		return nil, errors.New("sdk: Store must be a store.DataStore when StreamingURL or DataSource is set, because it is written to")
+	}
+	if p.streaming {
 		if _, err := protocol.BaseURL(cfg.StreamingURL, "ws"); err != nil {
 			return nil, fmt.Errorf("sdk: StreamingURL: %w", err)
 		}
 		if _, err := cfg.EnvSecret.EnvID(); err != nil {
 			return nil, fmt.Errorf("sdk: EnvSecret: %w", err)
 		}
-		if _, ok := cfg.Store.(store.DataStore); cfg.Store != nil && !ok {
-			return nil, errors.New("sdk: Store must be a store.DataStore when StreamingURL is set, because it is written to")
-		}
+	}
+	if cfg.TLS != nil && cfg.TLS.InsecureSkipVerify {
+		p.Logger.Warn("certificates are not verified: whoever is between this process and FeatBit can read the secret and change flags")
+	}
+	if err := p.checkDefaults(); err != nil {
+		return nil, err
 	}
 	return p, p.checkEvents()
 }
 
+func (p *plan) checkDefaults() error {
+	p.defaults = make(map[string]*flags.Variation, len(p.Defaults))
+	for key, value := range p.Defaults {
+		v, err := flags.NewVariation(value)
+		if err != nil {
+			return fmt.Errorf("sdk: Defaults: flag %q: %w", key, err)
+		}
+		p.defaults[key] = v
+	}
+	return nil
+}
+
 func (p *plan) checkEvents() error {
-	if p.Offline || p.DisableEvents {
+	if p.DisableEvents {
+		return nil
+	}
+	if p.EventSink != nil {
+		p.sink = p.EventSink
+		return nil
+	}
+	if p.Offline {
 		return nil
 	}
 	target, field := p.EventURL, "EventURL"
@@ -163,25 +292,34 @@ func (p *plan) checkEvents() error {
 }
 
 func (p *plan) pipeline() *insight.Pipeline {
-	client := p.HTTPClient
-	if client == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		if p.TLS != nil {
-			t.TLSClientConfig = p.TLS.Clone()
-		}
-		if p.Proxy != nil {
-			t.Proxy = p.Proxy
-		}
-		client = &http.Client{Timeout: 10 * time.Second, Transport: t}
-	}
 	return insight.New(insight.Config{
 		Endpoint: p.endpoint,
 		Secret:   p.EnvSecret,
-		Client:   client,
+		Client:   p.httpClient(),
 		Logger:   p.Logger,
 		Capacity: p.EventCapacity,
 		Interval: p.FlushInterval,
+		Attempts: p.EventAttempts,
+		RetryMin: p.EventRetryInterval,
+		Gzip:     p.GzipEvents,
 	})
+}
+
+func (p *plan) httpClient() *http.Client {
+	if p.HTTPClient != nil {
+		return p.HTTPClient
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DisableCompression = true // answers are empty
+	t.MaxIdleConnsPerHost = insight.MaxSenders
+	t.DialContext = (&net.Dialer{Timeout: cmp.Or(p.ConnectTimeout, 10*time.Second)}).DialContext
+	if p.TLS != nil {
+		t.TLSClientConfig = p.TLS.Clone()
+	}
+	if p.Proxy != nil {
+		t.Proxy = p.Proxy
+	}
+	return &http.Client{Timeout: cmp.Or(p.HTTPTimeout, 10*time.Second), Transport: t}
 }
 
 // bootstrap returns the items that the client starts with.

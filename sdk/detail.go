@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"errors"
+	"time"
 
 	"github.com/flagstead/flagstead/internal/flags"
 )
@@ -47,6 +48,19 @@ type Detail[T any] struct {
 	FlagName    string // FeatBit's display name; empty if there is no such flag
 	Version     int64  // the flag's updatedAt in Unix milliseconds; 0 if there is no such flag
 	Err         error  // nil unless Value is the default
+
+	// StaleSince is since when newer flags may exist that this client has not
+	// seen, as in [Status]; zero while there is no reason to think so.
+	StaleSince time.Time
+}
+
+// Age returns how long the flags behind d may have been out of date: zero
+// while StaleSince is.
+func (d Detail[T]) Age() time.Duration {
+	if d.StaleSince.IsZero() {
+		return 0
+	}
+	return time.Since(d.StaleSince)
 }
 
 // broken joins ErrFlagBroken with its cause without formatting it: the path to
@@ -75,8 +89,13 @@ func errOf(res *flags.Result) error {
 	return nil
 }
 
-func detail[T any](key string, value T, res *flags.Result) Detail[T] {
+func detail[T any](s Snapshot, key string, value T, res *flags.Result) Detail[T] {
 	d := Detail[T]{Value: value, Reason: Reason(res.Reason), FlagKey: key, Err: errOf(res)}
+	if s.client != nil {
+		if at := s.client.stale.Load(); at != 0 {
+			d.StaleSince = time.Unix(0, at)
+		}
+	}
 	if res.Flag != nil {
 		d.FlagName, d.Version = res.Flag.Name(), res.Flag.Version()
 	}

@@ -1,8 +1,10 @@
 package sdk
 
 import (
+	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/flagstead/flagstead/internal/flags"
 )
@@ -21,17 +23,90 @@ type FlagChange struct {
 //
 // remove ends the listening; a call that runs meanwhile finishes. So does Close.
 func (c *Client) OnFlagChange(fn func(FlagChange)) (remove func()) {
-	return c.listener.add(fn, c.closed)
+	return c.listener.add("", fn, c.closed)
 }
+
+// OnValueMaybeChanged calls fn with the value of a flag for u after each change
+// of the flag, or of a segment that it uses, whether or not the value is another
+// one. The type of def says what the flag is read as: a bool, string, int,
+// float64, any (as [Client.Variation] gives it), or, for other types, what a
+// json flag is decoded into; def is passed where such an evaluation would give
+// it. No events are recorded. Calls are made, and end, as those of
+// [Client.OnFlagChange] do.
+func OnValueMaybeChanged[T any](c *Client, key string, u *User, def T, fn func(current T)) (remove func()) {
+	return c.listener.add(key, func(FlagChange) { fn(peek(c, key, u, def)) }, c.closed)
+}
+
+// OnValueChanged is like [OnValueMaybeChanged], but calls fn only if the value
+// differs from the one before, first from the value at this call. Values are
+// compared by [reflect.DeepEqual]. A client that has no flags yet counts as
+// having def.
+func OnValueChanged[T any](c *Client, key string, u *User, def T, fn func(previous, current T)) (remove func()) {
+	previous := peek(c, key, u, def)
+	check := func(FlagChange) {
+		if current := peek(c, key, u, def); !reflect.DeepEqual(previous, current) {
+			previous, current = current, previous
+			fn(current, previous)
+		}
+	}
+	remove = c.listener.add(key, check, c.closed)
+	c.listener.recheck(key) // it may have changed between the two lines above
+	return remove
+}
+
+// peek evaluates without recording an event.
+func peek[T any](c *Client, key string, u *User, def T) T {
+	s := c.Snapshot()
+	convert := converter[T]()
+	if res := s.evaluate(key, u); !res.Reason.IsError() {
+		if v, ok := convert(res.Variation); ok {
+			return v
+		}
+	}
+	return fallback(s, key, def, convert)
+}
+
+// converter returns the conversion that the typed calls use for a T.
+func converter[T any]() func(*flags.Variation) (T, bool) {
+	var convert any
+	switch any((*T)(nil)).(type) {
+	case *bool:
+		convert = (*flags.Variation).Bool
+	case *string:
+		convert = toText
+	case *int:
+		convert = toInt
+	case *float64:
+		convert = (*flags.Variation).Float
+	case *any:
+		convert = toAny
+	}
+	if f, ok := convert.(func(*flags.Variation) (T, bool)); ok {
+		return f
+	}
+	return func(v *flags.Variation) (T, bool) { return toJSON[T](v, new(error)) }
+}
+
+// ListenerStats tells how a client's listeners keep up.
+type ListenerStats struct {
+	Listeners int    // how many there are
+	Pending   int    // changes that they were not called for yet
+	Merged    uint64 // changes that were not delivered by themselves, since a later one of the same flag came first
+}
+
+// ListenerStats returns how the listeners keep up.
+func (c *Client) ListenerStats() ListenerStats { return c.listener.stats() }
 
 type listeners struct {
 	mu     sync.Mutex
 	list   []*listener
 	closed bool
 	wg     sync.WaitGroup
+	merged atomic.Uint64
 }
 
 type listener struct {
+	key  string // of the only flag to listen to; empty: all
 	fn   func(FlagChange)
 	wake chan struct{}
 	stop chan struct{}
@@ -42,8 +117,8 @@ type listener struct {
 	at      map[string]int // index in pending
 }
 
-func (ls *listeners) add(fn func(FlagChange), closed <-chan struct{}) (remove func()) {
-	l := &listener{fn: fn, wake: make(chan struct{}, 1), stop: make(chan struct{}), at: map[string]int{}}
+func (ls *listeners) add(key string, fn func(FlagChange), closed <-chan struct{}) (remove func()) {
+	l := &listener{key: key, fn: fn, wake: make(chan struct{}, 1), stop: make(chan struct{}), at: map[string]int{}}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.closed {
@@ -80,19 +155,49 @@ func (ls *listeners) notify(old, next *flags.Set, ch flags.Changes) {
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
 	for _, l := range ls.list {
-		l.push(keys, next)
+		if l.key == "" {
+			ls.merged.Add(l.push(keys, next))
+		} else if i, ok := slices.BinarySearch(keys, l.key); ok {
+			ls.merged.Add(l.push(keys[i:i+1], next))
+		}
 	}
 }
 
-func (l *listener) push(keys []string, set *flags.Set) {
+// recheck makes the listeners to one flag look at it.
+func (ls *listeners) recheck(key string) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.list {
+		if l.key == key {
+			l.push([]string{key}, nil)
+		}
+	}
+}
+
+func (ls *listeners) stats() ListenerStats {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	st := ListenerStats{Listeners: len(ls.list), Merged: ls.merged.Load()}
+	for _, l := range ls.list {
+		l.mu.Lock()
+		st.Pending += len(l.pending)
+		l.mu.Unlock()
+	}
+	return st
+}
+
+// push appends a change of each key, and returns how many of them replaced one
+// that was not delivered.
+func (l *listener) push(keys []string, set *flags.Set) (merged uint64) {
 	if len(keys) == 0 {
-		return
+		return 0
 	}
 	l.mu.Lock()
 	for _, key := range keys {
 		change := FlagChange{Key: key, Removed: !set.Known(key)}
 		if i, ok := l.at[key]; ok {
 			l.pending[i] = change
+			merged++
 			continue
 		}
 		l.at[key] = len(l.pending)
@@ -103,6 +208,7 @@ func (l *listener) push(keys []string, set *flags.Set) {
 	case l.wake <- struct{}{}:
 	default:
 	}
+	return merged
 }
 
 func (l *listener) take() []FlagChange {

@@ -7,90 +7,170 @@ import (
 	"github.com/flagstead/flagstead/internal/flags"
 )
 
-// evaluate evaluates a flag on the current snapshot.
-func (c *Client) evaluate(key string, u *User) flags.Result {
-	set := c.set.Load()
-	if set == nil {
-		return flags.Result{Reason: flags.ClientNotReady}
-	}
-	return set.Evaluate(key, (*flags.User)(u))
+// An Evaluator evaluates flags. It is a [Client], on the flags as they are at
+// each call, or a [Snapshot], on the flags as they were at one moment. All its
+// methods behave alike in both; none blocks, and none fails or panics: a flag
+// that cannot be evaluated gives the caller's default.
+type Evaluator interface {
+	Bool(key string, u *User, def bool) bool
+	BoolDetail(key string, u *User, def bool) Detail[bool]
+	String(key string, u *User, def string) string
+	StringDetail(key string, u *User, def string) Detail[string]
+	Int(key string, u *User, def int) int
+	IntDetail(key string, u *User, def int) Detail[int]
+	Float64(key string, u *User, def float64) float64
+	Float64Detail(key string, u *User, def float64) Detail[float64]
+	Variation(key string, u *User, def any) any
+	VariationDetail(key string, u *User, def any) Detail[any]
+	AllFlags(u *User) AllFlags
+	IsFlagKnown(key string) bool
+
+	// Snapshot freezes the flags; a Snapshot returns itself.
+	Snapshot() Snapshot
 }
 
-// record hands a successful evaluation to the event pipeline.
-func (c *Client) record(u *User, res *flags.Result) {
-	if c.events != nil {
-		c.events.Evaluation((*flags.User)(u), res)
+// A Snapshot evaluates the flags that a client had at one moment, so that all
+// evaluations of one request agree with each other while flags change. It
+// records events as the client does, and costs nothing to make. Keep it no
+// longer than the request: it never changes, and it holds on to its flags.
+//
+// The zero Snapshot gives defaults.
+type Snapshot struct {
+	client *Client
+	set    *flags.Set // nil: the client was not ready
+}
+
+// Snapshot freezes the current flags.
+func (c *Client) Snapshot() Snapshot { return Snapshot{client: c, set: c.set.Load()} }
+
+// Snapshot returns s.
+func (s Snapshot) Snapshot() Snapshot { return s }
+
+// Ready reports whether the client had flags.
+func (s Snapshot) Ready() bool { return s.set != nil }
+
+func (s Snapshot) evaluate(key string, u *User) flags.Result {
+	if s.set == nil {
+		return flags.Result{Reason: flags.ClientNotReady}
 	}
+	return s.set.Evaluate(key, (*flags.User)(u))
 }
 
 // typed evaluates a flag and converts its value. If that is not possible the
 // result says why, and no event is recorded.
-func typed[T any](c *Client, key string, u *User, def T, convert func(*flags.Variation) (T, bool)) (T, flags.Result) {
-	res := c.evaluate(key, u)
-	if res.Reason.IsError() {
-		return def, res
-	}
-	value, ok := convert(res.Variation)
-	if !ok {
+func typed[T any](s Snapshot, key string, u *User, def T, convert func(*flags.Variation) (T, bool)) (T, flags.Result) {
+	res := s.evaluate(key, u)
+	if !res.Reason.IsError() {
+		if value, ok := convert(res.Variation); ok {
+			s.client.record(u, &res)
+			return value, res
+		}
 		res.Reason = flags.WrongType
-		return def, res
 	}
-	c.record(u, &res)
-	return value, res
+	return fallback(s, key, def, convert), res
+}
+
+// fallback returns the default of Config.Defaults, if there is one of the type
+// asked for, else the caller's.
+func fallback[T any](s Snapshot, key string, def T, convert func(*flags.Variation) (T, bool)) T {
+	if s.client != nil {
+		if d := s.client.plan.defaults[key]; d != nil {
+			if value, ok := convert(d); ok {
+				return value
+			}
+		}
+	}
+	return def
 }
 
 // Bool returns the value of a boolean flag for u, or def if it cannot be
 // evaluated or is of another type. It records an event if it served a
 // variation. Like every evaluation it neither blocks nor allocates.
-func (c *Client) Bool(key string, u *User, def bool) bool {
-	v, _ := typed(c, key, u, def, (*flags.Variation).Bool)
+func (c *Client) Bool(key string, u *User, def bool) bool { return c.Snapshot().Bool(key, u, def) }
+
+// Bool is [Client.Bool] on frozen flags.
+func (s Snapshot) Bool(key string, u *User, def bool) bool {
+	v, _ := typed(s, key, u, def, (*flags.Variation).Bool)
 	return v
 }
 
 // BoolDetail is like [Client.Bool] and says why.
 func (c *Client) BoolDetail(key string, u *User, def bool) Detail[bool] {
-	v, res := typed(c, key, u, def, (*flags.Variation).Bool)
-	return detail(key, v, &res)
+	return c.Snapshot().BoolDetail(key, u, def)
+}
+
+// BoolDetail is [Client.BoolDetail] on frozen flags.
+func (s Snapshot) BoolDetail(key string, u *User, def bool) Detail[bool] {
+	v, res := typed(s, key, u, def, (*flags.Variation).Bool)
+	return detail(s, key, v, &res)
 }
 
 // String returns the value of a flag of any type as the text that FeatBit has,
 // or def if the flag cannot be evaluated.
 func (c *Client) String(key string, u *User, def string) string {
-	v, _ := typed(c, key, u, def, toText)
+	return c.Snapshot().String(key, u, def)
+}
+
+// String is [Client.String] on frozen flags.
+func (s Snapshot) String(key string, u *User, def string) string {
+	v, _ := typed(s, key, u, def, toText)
 	return v
 }
 
 // StringDetail is like [Client.String] and says why.
 func (c *Client) StringDetail(key string, u *User, def string) Detail[string] {
-	v, res := typed(c, key, u, def, toText)
-	return detail(key, v, &res)
+	return c.Snapshot().StringDetail(key, u, def)
+}
+
+// StringDetail is [Client.StringDetail] on frozen flags.
+func (s Snapshot) StringDetail(key string, u *User, def string) Detail[string] {
+	v, res := typed(s, key, u, def, toText)
+	return detail(s, key, v, &res)
 }
 
 // Int returns the value of a flag whose value is a whole number, or def if it
 // cannot be evaluated or is something else. Numbers are FeatBit's: 64-bit
 // floating point, exact up to 2^53.
-func (c *Client) Int(key string, u *User, def int) int {
-	v, _ := typed(c, key, u, def, toInt)
+func (c *Client) Int(key string, u *User, def int) int { return c.Snapshot().Int(key, u, def) }
+
+// Int is [Client.Int] on frozen flags.
+func (s Snapshot) Int(key string, u *User, def int) int {
+	v, _ := typed(s, key, u, def, toInt)
 	return v
 }
 
 // IntDetail is like [Client.Int] and says why.
 func (c *Client) IntDetail(key string, u *User, def int) Detail[int] {
-	v, res := typed(c, key, u, def, toInt)
-	return detail(key, v, &res)
+	return c.Snapshot().IntDetail(key, u, def)
+}
+
+// IntDetail is [Client.IntDetail] on frozen flags.
+func (s Snapshot) IntDetail(key string, u *User, def int) Detail[int] {
+	v, res := typed(s, key, u, def, toInt)
+	return detail(s, key, v, &res)
 }
 
 // Float64 returns the value of a flag whose value is a finite number, or def if
 // it cannot be evaluated or is something else.
 func (c *Client) Float64(key string, u *User, def float64) float64 {
-	v, _ := typed(c, key, u, def, (*flags.Variation).Float)
+	return c.Snapshot().Float64(key, u, def)
+}
+
+// Float64 is [Client.Float64] on frozen flags.
+func (s Snapshot) Float64(key string, u *User, def float64) float64 {
+	v, _ := typed(s, key, u, def, (*flags.Variation).Float)
 	return v
 }
 
 // Float64Detail is like [Client.Float64] and says why.
 func (c *Client) Float64Detail(key string, u *User, def float64) Detail[float64] {
-	v, res := typed(c, key, u, def, (*flags.Variation).Float)
-	return detail(key, v, &res)
+	return c.Snapshot().Float64Detail(key, u, def)
+}
+
+// Float64Detail is [Client.Float64Detail] on frozen flags.
+func (s Snapshot) Float64Detail(key string, u *User, def float64) Detail[float64] {
+	v, res := typed(s, key, u, def, (*flags.Variation).Float)
+	return detail(s, key, v, &res)
 }
 
 // Variation returns the value of a flag as its type says: a bool, a float64, a
@@ -98,39 +178,55 @@ func (c *Client) Float64Detail(key string, u *User, def float64) Detail[float64]
 // evaluated. A value that does not parse as the flag's type is returned as its
 // text, as FeatBit's Python SDK does. The caller owns the result.
 func (c *Client) Variation(key string, u *User, def any) any {
-	return c.VariationDetail(key, u, def).Value
+	return c.Snapshot().VariationDetail(key, u, def).Value
+}
+
+// Variation is [Client.Variation] on frozen flags.
+func (s Snapshot) Variation(key string, u *User, def any) any {
+	return s.VariationDetail(key, u, def).Value
 }
 
 // VariationDetail is like [Client.Variation] and says why.
 func (c *Client) VariationDetail(key string, u *User, def any) Detail[any] {
-	v, res := typed(c, key, u, def, toAny)
-	return detail(key, v, &res)
+	return c.Snapshot().VariationDetail(key, u, def)
+}
+
+// VariationDetail is [Client.VariationDetail] on frozen flags.
+func (s Snapshot) VariationDetail(key string, u *User, def any) Detail[any] {
+	v, res := typed(s, key, u, def, toAny)
+	return detail(s, key, v, &res)
 }
 
 // JSON returns the value of a json flag, decoded into a T by encoding/json, or
 // def if the flag cannot be evaluated or its value does not fit. Each call
 // decodes anew: the caller owns the result.
-func JSON[T any](c *Client, key string, u *User, def T) T {
-	return JSONDetail(c, key, u, def).Value
+func JSON[T any](from Evaluator, key string, u *User, def T) T {
+	return JSONDetail(from, key, u, def).Value
 }
 
 // JSONDetail is like [JSON] and says why.
-func JSONDetail[T any](c *Client, key string, u *User, def T) Detail[T] {
-	res := c.evaluate(key, u)
-	if res.Reason.IsError() {
-		return detail(key, def, &res)
+func JSONDetail[T any](from Evaluator, key string, u *User, def T) Detail[T] {
+	s := from.Snapshot()
+	var cause error
+	v, res := typed(s, key, u, def, func(v *flags.Variation) (T, bool) { return toJSON[T](v, &cause) })
+	if res.Reason == flags.WrongType {
+		res.Err = cause
 	}
-	var value T
-	if !res.Variation.IsJSON() {
-		res.Reason = flags.WrongType
-		return detail(key, def, &res)
+	return detail(s, key, v, &res)
+}
+
+func toJSON[T any](v *flags.Variation, cause *error) (value T, ok bool) {
+	if !v.IsJSON() {
+		return value, false
 	}
-	if err := json.Unmarshal([]byte(res.Variation.Text()), &value); err != nil {
-		res.Reason, res.Err = flags.WrongType, err
-		return detail(key, def, &res)
+	if err := json.Unmarshal([]byte(v.Text()), &value); err != nil {
+		if *cause == nil { // the flag's, not the default's
+			*cause = err
+		}
+		var zero T
+		return zero, false
 	}
-	c.record(u, &res)
-	return detail(key, value, &res)
+	return value, true
 }
 
 func toText(v *flags.Variation) (string, bool) { return v.Text(), true }
@@ -147,7 +243,7 @@ func toInt(v *flags.Variation) (int, bool) {
 
 // IsFlagKnown reports whether there is a flag with this key that is not
 // archived. It is false while the client is not ready.
-func (c *Client) IsFlagKnown(key string) bool {
-	set := c.set.Load()
-	return set != nil && set.Known(key)
-}
+func (c *Client) IsFlagKnown(key string) bool { return c.Snapshot().IsFlagKnown(key) }
+
+// IsFlagKnown is [Client.IsFlagKnown] on frozen flags.
+func (s Snapshot) IsFlagKnown(key string) bool { return s.set != nil && s.set.Known(key) }

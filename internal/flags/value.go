@@ -2,7 +2,10 @@ package flags
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
+	"reflect"
+	"strconv"
 	"strings"
 )
 
@@ -60,6 +63,35 @@ func newVariation(w wireVariation, t Type) *Variation {
 	}
 	v.isJSON = t == JSON && json.Valid([]byte(v.value))
 	return v
+}
+
+// NewVariation returns the variation that serves v: a bool, a string or a number
+// of any Go type, or what encoding/json can encode. It has no id.
+func NewVariation(v any) (*Variation, error) {
+	t, value := JSON, ""
+	switch r := reflect.ValueOf(v); {
+	case r.Kind() == reflect.Bool:
+		t, value = Boolean, strconv.FormatBool(r.Bool())
+	case r.Kind() == reflect.String:
+		t, value = String, r.String()
+	case r.CanInt():
+		t, value = Number, strconv.FormatInt(r.Int(), 10)
+	case r.CanUint():
+		t, value = Number, strconv.FormatUint(r.Uint(), 10)
+	case r.CanFloat():
+		x := r.Float()
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			return nil, fmt.Errorf("%v is not a finite number", x)
+		}
+		t, value = Number, formatFloat(x)
+	default:
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		value = string(b)
+	}
+	return newVariation(wireVariation{Value: text{s: value}}, t), nil
 }
 
 // ID returns the variation's id.

@@ -117,9 +117,9 @@ type Pipeline struct {
 	delivered, failed, retries atomic.Uint64
 }
 
-// maxSenders is how many batches are on their way at a time, as in the
+// MaxSenders is how many batches are on their way at a time, as in the
 // reference SDKs.
-const maxSenders = 5
+const MaxSenders = 5
 
 // New starts a pipeline. It must be closed.
 func New(cfg Config) *Pipeline {
@@ -148,9 +148,9 @@ func New(cfg Config) *Pipeline {
 		flushes: make(chan chan struct{}),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
-		senders: make(chan []byte, maxSenders),
+		senders: make(chan []byte, MaxSenders),
 	}
-	for range maxSenders {
+	for range MaxSenders {
 		p.senders <- nil
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())

@@ -1,0 +1,68 @@
+package sdk
+
+import (
+	"context"
+	"time"
+
+	"github.com/flagstead/flagstead/internal/flags"
+	"github.com/flagstead/flagstead/internal/insight"
+)
+
+// An EventSink takes a client's events instead of FeatBit's event server, see
+// [Config].EventSink. Its methods are called concurrently.
+type EventSink interface {
+	// Record takes one event. It is called on the evaluation path, so it must
+	// not block; it must not call the client.
+	Record(Event)
+
+	// Flush delivers what was recorded, for [Client.Flush] and [Client.Close].
+	// It returns when that is done, or ctx's error.
+	Flush(ctx context.Context) error
+}
+
+// An EventKind says what an [Event] tells.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	EvaluationEvent EventKind = iota // a user was served a variation
+	IdentifyEvent                    // a user was made known
+	MetricEvent                      // custom events of a user
+)
+
+// An Event is something that happened to a user.
+type Event struct {
+	Kind EventKind
+	Time time.Time
+	User *User
+
+	// Of an EvaluationEvent.
+	FlagKey          string
+	VariationID      string
+	Value            string // the variation's value, as text
+	Reason           Reason
+	SendToExperiment bool // whether it counts for the flag's experiment
+
+	// Of a MetricEvent.
+	Metrics []Metric
+}
+
+// A Metric is one custom event, with a value that counts for experiments.
+type Metric = insight.Metric
+
+// EventStats counts events since the client was made. Recorded is always
+// Delivered + Dropped + Failed + Pending.
+type EventStats = insight.Stats
+
+func evaluationEvent(u *User, res *flags.Result) Event {
+	return Event{
+		Kind:             EvaluationEvent,
+		Time:             time.Now(),
+		User:             u,
+		FlagKey:          res.Flag.Key(),
+		VariationID:      res.Variation.ID(),
+		Value:            res.Variation.Text(),
+		Reason:           Reason(res.Reason),
+		SendToExperiment: res.Experiment,
+	}
+}
