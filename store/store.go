@@ -19,8 +19,8 @@
 //  3. A full change replaces everything, even with lower versions. Inside it
 //     the larger version of a key wins (equal versions: the last one). A full
 //     change with the content the store already has keeps the Rev.
-//  4. If Base is set and is no longer current, Apply returns [ErrConflict] and
-//     writes nothing.
+//  4. If Base is set and is no longer current ([Uncommitted]: if anything was
+//     ever committed), Apply returns [ErrConflict] and writes nothing.
 //  5. Load with a Rev that the store does not know (flushed, replaced, foreign,
 //     garbage) loads everything. No store ever reaches a Rev twice with
 //     different content.
@@ -48,6 +48,11 @@ var (
 
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("store: closed")
+
+	// ErrDamaged says that the place works but what is in it cannot be read as a
+	// state: a file that does not parse, a hash that lacks a field. Load wraps it.
+	// A full change without a Base puts a whole state there again.
+	ErrDamaged = errors.New("store: content is damaged")
 
 	// ErrReadOnly is returned by Apply on a store that was opened for reading.
 	ErrReadOnly = errors.New("store: opened read-only")
@@ -109,7 +114,8 @@ type Change struct {
 	Full bool
 
 	// Base, if not empty, makes the commit conditional: it happens only while
-	// the store is at Base, else Apply returns ErrConflict.
+	// the store is at Base, or, if Base is Uncommitted, only while nothing was
+	// ever committed; else Apply returns ErrConflict.
 	Base Rev
 
 	Items []Item
@@ -119,6 +125,10 @@ type Change struct {
 // a meaning. The empty Rev means that nothing was ever committed, which is not
 // the same as a committed state without items.
 type Rev string
+
+// Uncommitted, as the Base of a Change, stands for the empty Rev: an empty Base
+// sets no condition. No store gives it to a committed state.
+const Uncommitted Rev = "uncommitted"
 
 // A Snapshot is the content of a store at one Rev.
 type Snapshot struct {
