@@ -121,6 +121,15 @@ type Change struct {
 	Items []Item
 }
 
+// Conflicts reports whether c's Base keeps it from being committed to a store
+// that is at now: what Apply decides under its lock.
+func (c Change) Conflicts(now Rev) bool {
+	if c.Base == Uncommitted {
+		return now != ""
+	}
+	return c.Base != "" && c.Base != now
+}
+
 // A Rev names one committed state of one store. It is opaque: only equality has
 // a meaning. The empty Rev means that nothing was ever committed, which is not
 // the same as a committed state without items.

@@ -188,7 +188,7 @@ func (w *writer) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	if err := w.settle(); err != nil {
 		return "", err
 	}
-	if c.Base != "" && c.Base != w.state.rev() {
+	if c.Conflicts(w.state.rev()) {
 		return "", store.ErrConflict
 	}
 	p := w.plan(c)

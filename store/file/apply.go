@@ -115,7 +115,7 @@ func (s *Store) commit(target string, c store.Change) (store.Rev, error) {
 		return "", err
 	}
 	cur := s.seen.content
-	if c.Base != "" && c.Base != cur.rev {
+	if c.Conflicts(cur.rev) {
 		return "", store.ErrConflict
 	}
 	next, changed := cur.apply(c)

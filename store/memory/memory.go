@@ -156,7 +156,7 @@ func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	if err := s.usable(ctx); err != nil {
 		return "", fmt.Errorf("memory: apply: %w", err)
 	}
-	if c.Base != "" && c.Base != s.rev() {
+	if c.Conflicts(s.rev()) {
 		return "", fmt.Errorf("memory: apply: %w", store.ErrConflict)
 	}
 	changed := false

@@ -127,7 +127,7 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 			return "", err
 		}
 		damaged := err != nil
-		if c.Base != "" && !damaged && c.Base != rev {
+		if !damaged && c.Conflicts(rev) {
 			return "", store.ErrConflict
 		}
 		if same {

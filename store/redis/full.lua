@@ -10,7 +10,7 @@
 
 local d, z, stage = KEYS[1], KEYS[2], KEYS[3]
 local h = read(d)
-if ARGV[1] ~= '' and ARGV[1] ~= h.rev then
+if conflicts(ARGV[1], h) then
 	redis.call('UNLINK', stage)
 	return {'conflict', h.rev}
 end

@@ -28,6 +28,12 @@ local function read(d)
 	return h
 end
 
+-- conflicts reports whether a change on base must not be committed to h.
+local function conflicts(base, h)
+	if base == 'uncommitted' then return h.rev ~= '' or h.damaged ~= nil end
+	return base ~= '' and base ~= h.rev
+end
+
 -- advance moves h to the next revision and reports whether it is one that
 -- readers cannot count to from older ones. That is so in an empty place, after
 -- damage, and if the server fell back behind a revision that the writer has

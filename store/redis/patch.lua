@@ -9,7 +9,7 @@
 local d, z = KEYS[1], KEYS[2]
 local h = read(d)
 if h.damaged then return {'damaged', h.damaged} end
-if ARGV[1] ~= '' and ARGV[1] ~= h.rev then return {'conflict', h.rev} end
+if conflicts(ARGV[1], h) then return {'conflict', h.rev} end
 
 -- Redis does not roll back: everything is decided before anything is written.
 local won, order, added = {}, {}, 0

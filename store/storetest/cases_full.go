@@ -229,39 +229,89 @@ var baseCases = []testCase{
 		run: func(c *tester) {
 			base := c.apply(c.s, full(flag("a", 1)))
 			for range 5 {
-				results := make(chan error, 6)
-				g := group{c: c}
-				for i := range cap(results) {
-					h := c.s
-					if i%2 == 1 && c.opts.ReopenedWrites && c.other != nil {
-						h = c.other
-					}
-					ch := patch(flag(fmt.Sprintf("%s of %d", base, i), 1))
-					ch.Base = base
-					g.run(func() {
-						_, err := h.Apply(c.ctx, ch)
-						results <- err
-					})
-				}
-				g.wg.Wait()
-				close(results)
-				won := 0
-				for err := range results {
-					switch {
-					case err == nil:
-						won++
-					case !errors.Is(err, store.ErrConflict):
-						c.fatalf("Apply: error %v, want ErrConflict", err)
-					}
-				}
-				if won != 1 {
-					c.fatalf("%d writers committed on Base %q, want one", won, base)
-				}
+				c.oneWins(base)
 				c.eventually("the first handle sees the commit", func() bool { return c.load(c.s, "").Rev != base })
 				base = c.load(c.s, "").Rev
 			}
 		},
 	},
+	{
+		name: "uncommitted-base-commits-once",
+		rule: "If Base is Uncommitted, the commit happens while nothing was ever committed; else Apply returns ErrConflict and writes nothing.",
+		run: func(c *tester) {
+			first := full()
+			first.Base = store.Uncommitted
+			rev := c.apply(c.s, first)
+			if rev == "" || rev == store.Uncommitted {
+				c.fatalf("Apply on Base Uncommitted returned Rev %q", rev)
+			}
+			c.expect(c.s) // a state without items is a committed one
+			c.conflicts(store.Uncommitted, patch(flag("a", 1)), full(flag("a", 1)), full(), patch())
+			c.expect(c.s)
+			rev = c.applyMoves(c.s, rev, patch(flag("a", 1)))
+			c.conflicts(store.Uncommitted, patch(flag("a", 2)), full(flag("b", 1)), full(), patch(flag("a", 1)))
+			if v := c.expect(c.s, flag("a", 1)); v.rev != rev {
+				c.fatalf("the Rev is %q after conflicts, %q before", v.rev, rev)
+			}
+		},
+	},
+	{
+		name:  "one-of-many-wins-an-uncommitted-base",
+		rule:  "If Base is Uncommitted and something was committed, Apply returns ErrConflict: of several writers to an empty store, one commits.",
+		needs: wantOther,
+		run: func(c *tester) {
+			c.oneWins(store.Uncommitted)
+			if n := len(c.all(c.s).items); n != 1 {
+				c.fatalf("%d items, want the one of the writer that committed", n)
+			}
+		},
+	},
+}
+
+// conflicts checks that each change conflicts on base.
+func (c *tester) conflicts(base store.Rev, changes ...store.Change) {
+	for i, ch := range changes {
+		ch.Base = base
+		if _, err := c.s.Apply(c.ctx, ch); !errors.Is(err, store.ErrConflict) {
+			c.fatalf("change %d, Apply with Base %q: error %v, want ErrConflict", i, base, err)
+		}
+	}
+}
+
+// oneWins lets several writers commit on one base, by patches and full changes,
+// and checks that one does and the others conflict.
+func (c *tester) oneWins(base store.Rev) {
+	results := make(chan error, 6)
+	g := group{c: c}
+	for i := range cap(results) {
+		h := c.s
+		if i%2 == 1 && c.opts.ReopenedWrites && c.other != nil {
+			h = c.other
+		}
+		ch := store.Change{
+			Full:  base == store.Uncommitted && i%3 == 0,
+			Base:  base,
+			Items: []store.Item{flag(fmt.Sprintf("%s of %d", base, i), 1)},
+		}
+		g.run(func() {
+			_, err := h.Apply(c.ctx, ch)
+			results <- err
+		})
+	}
+	g.wg.Wait()
+	close(results)
+	won := 0
+	for err := range results {
+		switch {
+		case err == nil:
+			won++
+		case !errors.Is(err, store.ErrConflict):
+			c.fatalf("Apply: error %v, want ErrConflict", err)
+		}
+	}
+	if won != 1 {
+		c.fatalf("%d writers committed on Base %q, want one", won, base)
+	}
 }
 
 var flushCases = []testCase{
@@ -333,6 +383,19 @@ var flushCases = []testCase{
 			if _, err := c.s.Apply(c.ctx, ch); !errors.Is(err, store.ErrConflict) {
 				c.fatalf("Apply with a flushed Base after a refill: error %v, want ErrConflict", err)
 			}
+			c.expect(c.s, flag("c", 1))
+		},
+	},
+	{
+		name:  "uncommitted-base-commits-after-a-flush",
+		rule:  "If Base is Uncommitted, the commit happens while nothing was ever committed, as in a store that was flushed.",
+		needs: needFlush,
+		run: func(c *tester) {
+			c.apply(c.s, full(flag("a", 1)))
+			c.conflicts(store.Uncommitted, patch(flag("b", 1)), full(flag("b", 1)))
+			c.opts.Flush(c.tb, c.s)
+			c.apply(c.s, store.Change{Base: store.Uncommitted, Items: []store.Item{flag("c", 1)}})
+			c.conflicts(store.Uncommitted, patch(flag("b", 1)), full(flag("b", 1)))
 			c.expect(c.s, flag("c", 1))
 		},
 	},

@@ -250,7 +250,7 @@ var commitFaults = []fault{{
 	breaks: func(h *handle) {
 		apply := h.apply
 		h.apply = func(ctx context.Context, c store.Change) (store.Rev, error) {
-			if snap, err := h.load(ctx, ""); err == nil && c.Base != "" && snap.Rev == c.Base {
+			if snap, err := h.load(ctx, ""); err == nil && c.Base != "" && !c.Conflicts(snap.Rev) {
 				// Waiting for a second call makes sure that the race is lost.
 				h.place.add(1)
 				waitUpTo(100*time.Millisecond, func() bool { return h.place.add(0) > 1 })
@@ -259,7 +259,31 @@ var commitFaults = []fault{{
 			return apply(ctx, c)
 		}
 	},
-	cases: []string{"one-of-many-wins-a-base"},
+	cases: []string{"one-of-many-wins-a-base", "one-of-many-wins-an-uncommitted-base"},
+}, {
+	name: "a Base of Uncommitted is no condition",
+	breaks: func(h *handle) {
+		h.applied(func(c *store.Change) {
+			if c.Base == store.Uncommitted {
+				c.Base = ""
+			}
+		})
+	},
+	cases: []string{
+		"uncommitted-base-commits-once", "uncommitted-base-commits-after-a-flush", "one-of-many-wins-an-uncommitted-base",
+	},
+}, {
+	name: "a Base of Uncommitted means a store without items",
+	breaks: func(h *handle) {
+		apply := h.apply
+		h.apply = func(ctx context.Context, c store.Change) (store.Rev, error) {
+			if snap, err := h.load(ctx, ""); err == nil && c.Base == store.Uncommitted && len(snap.Items) == 0 {
+				c.Base = snap.Rev
+			}
+			return apply(ctx, c)
+		}
+	},
+	cases: []string{"uncommitted-base-commits-once"},
 }, {
 	name: "a conflict is reported after the commit",
 	breaks: func(h *handle) {
@@ -283,7 +307,9 @@ var commitFaults = []fault{{
 			}
 		})
 	},
-	cases: []string{"current-base-commits"},
+	cases: []string{
+		"current-base-commits", "uncommitted-base-commits-once", "uncommitted-base-commits-after-a-flush",
+	},
 }, {
 	name: "commits are torn",
 	breaks: func(h *handle) {

@@ -140,7 +140,7 @@ func (h *handle) merged(put func(now, before content, it store.Item, full bool))
 		if err != nil {
 			return "", err
 		}
-		if c.Base != "" && c.Base != snap.Rev || len(c.Items) == 0 {
+		if c.Conflicts(snap.Rev) || len(c.Items) == 0 {
 			return apply(ctx, c)
 		}
 		before := contentOf(snap.Items...)
