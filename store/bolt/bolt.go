@@ -97,7 +97,8 @@ func Open(path string, o *Options) (*Store, error) {
 
 // Load implements [store.Reader]. A reader looks at the published snapshot and
 // reads it if it was replaced. It returns an error, and keeps what it had for
-// the next call, while the snapshot is damaged or missing after it was there.
+// the next call, while the snapshot is damaged ([store.ErrDamaged]) or missing
+// after it was there.
 // A writer answers from memory.
 func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
 	snap, err := s.h.Load(ctx, since)

@@ -74,6 +74,9 @@ func TestDamagedSnapshot(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), snapPath) {
 			t.Errorf("%s: error %v", what, err)
 		}
+		if newer := strings.Contains(fmt.Sprint(err), "format version"); !newer && !errors.Is(err, store.ErrDamaged) {
+			t.Errorf("%s: error %v is not ErrDamaged", what, err)
+		}
 		r.Close()
 	}
 

@@ -47,6 +47,15 @@ const (
 	itemSize      = 26
 )
 
+// errDamaged is what is wrong with a published file that is not what a writer
+// published.
+var errDamaged error = damaged{}
+
+type damaged struct{}
+
+func (damaged) Error() string { return "damaged" }
+func (damaged) Unwrap() error { return store.ErrDamaged }
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // A record is an item and the commit that wrote it.
@@ -158,11 +167,11 @@ func checksum(file []byte) uint32 {
 // accepts, it accepts in one spelling only: the encoder writes the same bytes.
 func decode(b []byte) (*image, error) {
 	if len(b) < headerSize {
-		return nil, fmt.Errorf("damaged: %d bytes are too few for a header", len(b))
+		return nil, fmt.Errorf("%w: %d bytes are too few for a header", errDamaged, len(b))
 	}
 	le := binary.LittleEndian
 	if string(b[:8]) != magic {
-		return nil, errors.New("damaged or foreign: no snapshot's magic number")
+		return nil, fmt.Errorf("%w or foreign: no snapshot's magic number", errDamaged)
 	}
 	if v := le.Uint32(b[8:]); v != formatVersion {
 		return nil, fmt.Errorf("format version %d, this program reads %d", v, formatVersion)
@@ -171,32 +180,32 @@ func decode(b []byte) (*image, error) {
 	count, length := le.Uint64(b[36:]), le.Uint64(b[44:])
 	body := b[headerSize:]
 	if length != uint64(len(body)) {
-		return nil, fmt.Errorf("damaged: body of %d bytes, header says %d", len(body), length)
+		return nil, fmt.Errorf("%w: body of %d bytes, header says %d", errDamaged, len(body), length)
 	}
 	if sum := le.Uint32(b[crcAt:]); sum != checksum(b) {
-		return nil, fmt.Errorf("damaged: checksum %08x, header says %08x", checksum(b), sum)
+		return nil, fmt.Errorf("%w: checksum %08x, header says %08x", errDamaged, checksum(b), sum)
 	}
 	// From here on only a file that was written wrongly fails.
 	if count > length/itemSize {
-		return nil, fmt.Errorf("damaged: %d items cannot be in %d bytes", count, length)
+		return nil, fmt.Errorf("%w: %d items cannot be in %d bytes", errDamaged, count, length)
 	}
 	if m.full > m.seq || m.seq == 0 && count > 0 {
-		return nil, fmt.Errorf("damaged: %d items at commit %d, the last full one %d", count, m.seq, m.full)
+		return nil, fmt.Errorf("%w: %d items at commit %d, the last full one %d", errDamaged, count, m.seq, m.full)
 	}
 	m.items = make([]record, 0, count)
 	for len(body) > 0 {
 		r, n, err := decodeItem(body, m.seq)
 		if err != nil {
-			return nil, fmt.Errorf("damaged: item %d: %w", len(m.items), err)
+			return nil, fmt.Errorf("%w: item %d: %w", errDamaged, len(m.items), err)
 		}
 		if last := len(m.items) - 1; last >= 0 && compareIDs(m.items[last].ID(), r.ID()) >= 0 {
-			return nil, fmt.Errorf("damaged: item %d: out of order", len(m.items))
+			return nil, fmt.Errorf("%w: item %d: out of order", errDamaged, len(m.items))
 		}
 		m.items = append(m.items, r)
 		body = body[n:]
 	}
 	if uint64(len(m.items)) != count {
-		return nil, fmt.Errorf("damaged: %d items, header says %d", len(m.items), count)
+		return nil, fmt.Errorf("%w: %d items, header says %d", errDamaged, len(m.items), count)
 	}
 	return m, nil
 }

@@ -18,9 +18,8 @@ import (
 // returns without an error the document is on disk.
 //
 // A patch needs a usable document and else returns an error that wraps
-// [ErrBroken]. A full change without a Base replaces a broken one, which is how
-// a syncer heals its file. The error wraps [ErrLocked] if other processes do not
-// let go of the file in time.
+// [ErrBroken]. A full change without a Base replaces a broken one. The error
+// wraps [ErrLocked] if other processes do not let go of the file in time.
 func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	rev, err := s.apply(ctx, c)
 	if err == nil {

@@ -42,13 +42,18 @@ import (
 var (
 	// ErrBroken says that the file is there but holds no usable document: it is
 	// empty, no JSON, or JSON of another shape. For broken JSON the text of the
-	// wrapping error has line and column.
-	ErrBroken = errors.New("no usable document")
+	// wrapping error has line and column. It is a [store.ErrDamaged], too.
+	ErrBroken error = broken{}
 
 	// ErrLocked says that other processes kept writing to the file for the whole
 	// of Options.LockTimeout. Nothing was written.
 	ErrLocked = errors.New("another process is writing")
 )
+
+type broken struct{}
+
+func (broken) Error() string { return "no usable document" }
+func (broken) Unwrap() error { return store.ErrDamaged }
 
 // Options tunes [Open]. The zero value is useful.
 type Options struct {

@@ -266,10 +266,22 @@ func TestOnlyAnUnconditionalFullReplacesABrokenDocument(t *testing.T) {
 			t.Errorf("Apply(Full %t, Base %q) on a broken document = %v, want ErrBroken", c.Full, c.Base, err)
 		}
 	}
+	if _, err := s.Load(t.Context(), rev); !errors.Is(err, file.ErrBroken) || !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("Load of a broken document = %v, want ErrBroken and store.ErrDamaged", err)
+	}
 	// Also if it is what the handle had before.
 	apply(t, s, store.Change{Full: true, Items: items})
+	if got := load(t, s).Items; len(got) != 1 {
+		t.Errorf("Load after healing = %v", got)
+	}
 	if got := load(t, open(t, path, nil)).Items; len(got) != 1 {
 		t.Errorf("Load after healing = %v", got)
+	}
+	// And by a handle that never saw anything else.
+	replace(t, path, []byte("{"))
+	apply(t, open(t, path, nil), store.Change{Full: true, Items: items})
+	if got := load(t, s).Items; len(got) != 1 {
+		t.Errorf("Load after healing by another handle = %v", got)
 	}
 }
 

@@ -122,7 +122,7 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 	digest := digestOf(items)
 	stage := ""
 	for try := 1; ; try++ {
-		rev, same, err := s.compare(ctx, items, digest)
+		rev, same, err := s.compare(ctx, items, digest, c.Base != "")
 		if err != nil && !errors.Is(err, ErrDamaged) {
 			return "", err
 		}
@@ -157,16 +157,21 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 	}
 }
 
-// compare returns the current revision and whether its content is items.
-func (s *Store) compare(ctx context.Context, items []store.Item, digest string) (rev store.Rev, same bool, err error) {
+// compare returns the current revision and whether its content is items. The
+// digest names what was written. What somebody made of it by hand only the
+// content itself tells, so trust is for callers who know the content.
+func (s *Store) compare(ctx context.Context, items []store.Item, digest string, trust bool) (rev store.Rev, same bool, err error) {
 	h, err := s.ask(ctx, position{})
 	if err != nil || h.state == "empty" {
 		return "", false, err
 	}
-	if h.digest != "" || h.n != len(items) {
-		return h.rev, h.digest == digest, nil
+	if h.n != len(items) || h.digest != "" && h.digest != digest {
+		return h.rev, false, nil
 	}
-	// A patch came after the last full change: only the content itself tells.
+	if h.digest != "" && trust {
+		return h.rev, true, nil
+	}
+	// Without a digest a patch came after the last full change.
 	snap, err := s.loadAll(ctx)
 	if err != nil {
 		return "", false, err

@@ -14,11 +14,13 @@ if conflicts(ARGV[1], h) then
 	redis.call('UNLINK', stage)
 	return {'conflict', h.rev}
 end
-if h.digest == ARGV[6] and not h.damaged then
-	redis.call('UNLINK', stage)
-	return {'ok', h.rev}
+if ARGV[8] ~= '*' and ARGV[8] ~= h.rev then
+	if h.digest == ARGV[6] and not h.damaged then
+		redis.call('UNLINK', stage)
+		return {'ok', h.rev}
+	end
+	return {'again', h.rev}
 end
-if ARGV[8] ~= '*' and ARGV[8] ~= h.rev then return {'again', h.rev} end
 if redis.call('HLEN', stage) ~= tonumber(ARGV[7]) then return {'incomplete'} end
 
 advance(h, ARGV[2], ARGV[3], ARGV[4])

@@ -17,9 +17,15 @@ import (
 )
 
 // ErrDamaged says that the place does not hold what was written to it: items or
-// their meta data were evicted or removed by somebody else. A full change
-// repairs it; until then Load and patches fail rather than work with holes.
-var ErrDamaged = errors.New("damaged")
+// their meta data were evicted, removed or overwritten by somebody else. It is a
+// [store.ErrDamaged], too. A full change without a Base repairs the place; until
+// then Load and patches fail rather than work with holes.
+var ErrDamaged error = damaged{}
+
+type damaged struct{}
+
+func (damaged) Error() string { return "damaged" }
+func (damaged) Unwrap() error { return store.ErrDamaged }
 
 // Options tunes a [Store]. The zero value is useful.
 type Options struct {

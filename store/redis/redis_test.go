@@ -72,6 +72,7 @@ func TestDamage(t *testing.T) {
 			}
 			for _, since := range []store.Rev{"", rev, "foreign"} {
 				snap, err := s.Load(bounded(t), since)
+				wantErr(t, err, store.ErrDamaged)
 				wantErr(t, err, ErrDamaged, fmt.Sprintf("redis: load environment %q: damaged: ", env))
 				if snap.Rev != "" || snap.Items != nil {
 					t.Errorf("a partial set: %+v", snap)
@@ -79,6 +80,9 @@ func TestDamage(t *testing.T) {
 			}
 			_, err := s.Apply(bounded(t), store.Change{Items: []store.Item{flag("c", 1, "1")}})
 			wantErr(t, err, ErrDamaged)
+			// Something was committed here, whatever became of it.
+			_, err = s.Apply(bounded(t), store.Change{Full: true, Base: store.Uncommitted})
+			wantErr(t, err, store.ErrConflict)
 
 			// The content that the digest still names is not what is there.
 			repaired := apply(t, s, true, flag("a", 1, "1"), flag("b", 1, "1"))
@@ -86,6 +90,26 @@ func TestDamage(t *testing.T) {
 				t.Errorf("after the repair: %+v", snap)
 			}
 		})
+	}
+}
+
+// What was written over by hand shows neither in the digest nor in the counts.
+func TestFullRepairsItemsThatWereOverwritten(t *testing.T) {
+	for _, value := range []string{"garbage", "1|0|edited"} {
+		s, c := open(t, server, newEnv()), rawClient(t, server)
+		items := []store.Item{flag("a", 1, "1"), flag("b", 1, "1")}
+		rev := apply(t, s, true, items...)
+		c.HSet(bounded(t), s.data, "f:a", value)
+		if _, err := s.Load(bounded(t), ""); value == "garbage" {
+			wantErr(t, err, store.ErrDamaged, "f:a")
+		}
+		repaired := apply(t, s, true, items...)
+		if snap := load(t, s, rev); repaired == rev || snap.Delta || !maps.Equal(content(snap.Items), content(items)) {
+			t.Errorf("%s: after the repair: %+v", value, snap)
+		}
+		if again := apply(t, s, true, items...); again != repaired {
+			t.Errorf("%s: Rev %q became %q without a change", value, repaired, again)
+		}
 	}
 }
 
