@@ -23,7 +23,7 @@ type FlagChange struct {
 //
 // remove ends the listening; a call that runs meanwhile finishes. So does Close.
 func (c *Client) OnFlagChange(fn func(FlagChange)) (remove func()) {
-	return c.listener.add("", fn, c.closed)
+	return c.listener.add("", fn, c.closed, false)
 }
 
 // OnValueMaybeChanged calls fn with the value of a flag for u after each change
@@ -34,7 +34,7 @@ func (c *Client) OnFlagChange(fn func(FlagChange)) (remove func()) {
 // it. No events are recorded. Calls are made, and end, as those of
 // [Client.OnFlagChange] do.
 func OnValueMaybeChanged[T any](c *Client, key string, u *User, def T, fn func(current T)) (remove func()) {
-	return c.listener.add(key, func(FlagChange) { fn(peek(c, key, u, def)) }, c.closed)
+	return c.listener.add(key, func(FlagChange) { fn(peek(c, key, u, def)) }, c.closed, false)
 }
 
 // OnValueChanged is like [OnValueMaybeChanged], but calls fn only if the value
@@ -45,13 +45,12 @@ func OnValueChanged[T any](c *Client, key string, u *User, def T, fn func(previo
 	previous := peek(c, key, u, def)
 	check := func(FlagChange) {
 		if current := peek(c, key, u, def); !reflect.DeepEqual(previous, current) {
-			previous, current = current, previous
-			fn(current, previous)
+			old := previous
+			previous = current
+			fn(old, current)
 		}
 	}
-	remove = c.listener.add(key, check, c.closed)
-	c.listener.recheck(key) // it may have changed between the two lines above
-	return remove
+	return c.listener.add(key, check, c.closed, true)
 }
 
 // peek evaluates without recording an event.
@@ -117,7 +116,9 @@ type listener struct {
 	at      map[string]int // index in pending
 }
 
-func (ls *listeners) add(key string, fn func(FlagChange), closed <-chan struct{}) (remove func()) {
+// add starts a listener. With check it looks at its flag once by itself: the flag
+// may have changed since the caller looked.
+func (ls *listeners) add(key string, fn func(FlagChange), closed <-chan struct{}, check bool) (remove func()) {
 	l := &listener{key: key, fn: fn, wake: make(chan struct{}, 1), stop: make(chan struct{}), at: map[string]int{}}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -125,6 +126,9 @@ func (ls *listeners) add(key string, fn func(FlagChange), closed <-chan struct{}
 		return func() {}
 	}
 	ls.list = append(ls.list, l)
+	if check {
+		l.push(FlagChange{Key: key})
+	}
 	ls.wg.Go(func() { l.run(closed) })
 	return func() {
 		l.once.Do(func() { close(l.stop) })
@@ -155,21 +159,15 @@ func (ls *listeners) notify(old, next *flags.Set, ch flags.Changes) {
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
 	for _, l := range ls.list {
-		if l.key == "" {
-			ls.merged.Add(l.push(keys, next))
-		} else if i, ok := slices.BinarySearch(keys, l.key); ok {
-			ls.merged.Add(l.push(keys[i:i+1], next))
+		wanted := keys
+		if l.key != "" {
+			i, _ := slices.BinarySearch(keys, l.key)
+			wanted = keys[i:min(i+1, len(keys))]
 		}
-	}
-}
-
-// recheck makes the listeners to one flag look at it.
-func (ls *listeners) recheck(key string) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	for _, l := range ls.list {
-		if l.key == key {
-			l.push([]string{key}, nil)
+		for _, key := range wanted {
+			if l.key == "" || l.key == key {
+				ls.merged.Add(l.push(FlagChange{Key: key, Removed: !next.Known(key)}))
+			}
 		}
 	}
 }
@@ -186,21 +184,15 @@ func (ls *listeners) stats() ListenerStats {
 	return st
 }
 
-// push appends a change of each key, and returns how many of them replaced one
-// that was not delivered.
-func (l *listener) push(keys []string, set *flags.Set) (merged uint64) {
-	if len(keys) == 0 {
-		return 0
-	}
+// push appends a change. It returns 1 if that replaced an earlier one of the same
+// flag, which was not delivered.
+func (l *listener) push(change FlagChange) (merged uint64) {
 	l.mu.Lock()
-	for _, key := range keys {
-		change := FlagChange{Key: key, Removed: !set.Known(key)}
-		if i, ok := l.at[key]; ok {
-			l.pending[i] = change
-			merged++
-			continue
-		}
-		l.at[key] = len(l.pending)
+	if i, ok := l.at[change.Key]; ok {
+		l.pending[i] = change
+		merged = 1
+	} else {
+		l.at[change.Key] = len(l.pending)
 		l.pending = append(l.pending, change)
 	}
 	l.mu.Unlock()
