@@ -71,7 +71,6 @@ func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	if err != nil {
 		return "", s.wrap("change", err)
 	}
-	s.saw(rev)
 	return rev, nil
 }
 
@@ -92,7 +91,7 @@ func (s *Store) apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	if c.Full {
 		return s.full(ctx, c)
 	}
-	args := append(make([]any, 0, 5+2*len(c.Items)), s.commitArgs(c.Base)...)
+	args := append(make([]any, 0, 3+2*len(c.Items)), s.commitArgs(c.Base)...)
 	for _, it := range c.Items {
 		args = append(args, fieldOf(it), valueOf(it))
 	}
@@ -101,8 +100,7 @@ func (s *Store) apply(ctx context.Context, c store.Change) (store.Rev, error) {
 
 // commitArgs are the first arguments of the scripts that commit.
 func (s *Store) commitArgs(base store.Rev) []any {
-	seen := s.lastSeen()
-	return []any{string(base), randomHex(), seen.epoch, seen.seq, s.topic}
+	return []any{string(base), randomHex(), s.topic}
 }
 
 func revOf(reply []string, err error) (store.Rev, error) {
@@ -248,7 +246,8 @@ func digestOf(sorted []store.Item) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// randomHex returns 64 random bits: an epoch, or a name nobody else uses.
+// randomHex returns 64 random bits: the nonce of a commit, or a name that nobody
+// else uses.
 func randomHex() string {
 	var b [8]byte
 	rand.Read(b[:])

@@ -5,9 +5,10 @@
 // that they live on one node of a cluster:
 //
 //	{prefix:env}:d  hash: "f:<flag key>" and "s:<segment id>" hold
-//	                "version|archived|data"; "$epoch", "$seq", "$full" (seq of the
-//	                last full change), "$n" (number of items), "$z" (size of
-//	                the sorted set) and, as long as no patch followed a full
+//	                "version|archived|data"; "$seq" (commits so far), "$nonce"
+//	                (of the last one), "$log" (nonces of those before, as far
+//	                back as deltas reach), "$n" (number of items), "$z" (size
+//	                of the sorted set) and, as long as no patch followed a full
 //	                change, "$digest" of its items
 //	{prefix:env}:z  sorted set: field → seq, for what patches wrote since the
 //	                last full change
@@ -20,7 +21,9 @@
 // RENAME replaces all of it at once. Redis must not evict these keys:
 // maxmemory-policy should be noeviction or one of the volatile-* policies.
 //
-// A revision is "epoch-seq". The epoch is random and made anew by the first
-// commit to an empty place, so that a flushed or replaced server never arrives
-// at an old revision.
+// A revision is "seq-nonce", and every commit has a random nonce of its own. A
+// server that was flushed, replaced or rolled back counts the same seqs again
+// but never arrives at an old revision, and since it keeps the nonces of the
+// last 128 commits it knows which revisions its content grew from: to a reader
+// at any other one it gives everything.
 package redis

@@ -1,9 +1,8 @@
 -- Puts a staged hash in the place of the data.
 --
 -- KEYS  data hash, sorted set of patched fields, staged hash
--- ARGV  base revision or '', fresh epoch, epoch and seq last seen by the writer,
---       channel, digest, number of items, revision whose content is known to
---       differ or '*'
+-- ARGV  base revision or '', fresh nonce, channel, digest, number of items,
+--       revision whose content is known to differ or '*'
 --
 -- Returns {'conflict', rev}, {'again', rev} (another revision than expected:
 -- compare once more), {'incomplete'} (the staged hash expired) or {'ok', rev}.
@@ -14,21 +13,22 @@ if conflicts(ARGV[1], h) then
 	redis.call('UNLINK', stage)
 	return {'conflict', h.rev}
 end
-if ARGV[8] ~= '*' and ARGV[8] ~= h.rev then
-	if h.digest == ARGV[6] and not h.damaged then
+if ARGV[6] ~= '*' and ARGV[6] ~= h.rev then
+	if h.digest == ARGV[4] and not h.damaged then
 		redis.call('UNLINK', stage)
 		return {'ok', h.rev}
 	end
 	return {'again', h.rev}
 end
-if redis.call('HLEN', stage) ~= tonumber(ARGV[7]) then return {'incomplete'} end
+if redis.call('HLEN', stage) ~= tonumber(ARGV[5]) then return {'incomplete'} end
 
-advance(h, ARGV[2], ARGV[3], ARGV[4])
-redis.call('HSET', stage, '$epoch', h.epoch, '$seq', text(h.seq), '$full', text(h.seq),
-	'$n', ARGV[7], '$z', '0', '$digest', ARGV[6])
+advance(h, ARGV[2])
+-- The log begins anew: nobody can count across a full change.
+redis.call('HSET', stage, '$seq', text(h.seq), '$nonce', h.nonce, '$log', '',
+	'$n', ARGV[5], '$z', '0', '$digest', ARGV[4])
 redis.call('PERSIST', stage)
 -- UNLINK frees the old content in the background; RENAME alone would do it here.
 redis.call('UNLINK', d, z)
 redis.call('RENAME', stage, d)
-announce(ARGV[5], h.rev)
+announce(ARGV[3], h.rev)
 return {'ok', h.rev}

@@ -1,5 +1,8 @@
 -- Prelude of every script: what the data hash says about itself.
 
+-- A nonce is of nonceSize bytes, and the log holds those of logLength commits.
+local nonceSize, logLength = 16, 128
+
 -- text writes a counter without an exponent, which tostring would use.
 local function text(n) return string.format('%.0f', n) end
 
@@ -9,18 +12,20 @@ local function version(value) return tonumber(string.match(value, '^(%-?%d+)|[01
 -- read returns the meta data of hash d. The field damaged is set if the hash is
 -- not what the scripts left: a state with holes is worse than none.
 local function read(d)
+	local none = {rev = '', nonce = '', seq = 0, n = 0, z = 0}
 	local len = redis.call('HLEN', d)
-	if len == 0 then return {rev = '', epoch = '', seq = 0, full = 0, n = 0, z = 0} end
-	local m = redis.call('HMGET', d, '$epoch', '$seq', '$full', '$n', '$z', '$digest')
+	if len == 0 then return none end
+	local m = redis.call('HMGET', d, '$seq', '$nonce', '$n', '$z', '$digest')
 	local h = {
-		epoch = m[1], seq = tonumber(m[2] or ''), full = tonumber(m[3] or ''),
-		n = tonumber(m[4] or ''), z = tonumber(m[5] or ''), digest = m[6],
+		seq = tonumber(m[1] or ''), nonce = m[2], n = tonumber(m[3] or ''), z = tonumber(m[4] or ''),
+		digest = m[5],
 	}
-	if not (h.epoch and h.seq and h.full and h.n and h.z) then
-		return {rev = '', epoch = '', seq = 0, full = 0, n = 0, z = 0, damaged = 'items without their meta data'}
+	if not (h.seq and h.nonce and h.n and h.z) then
+		none.damaged = 'items without their meta data'
+		return none
 	end
-	h.rev = h.epoch .. '-' .. text(h.seq)
-	local have = len - 5
+	h.rev = text(h.seq) .. '-' .. h.nonce
+	local have = len - 5 -- those above and $log
 	if h.digest then have = have - 1 end
 	if have ~= h.n then
 		h.damaged = text(have) .. ' items instead of ' .. text(h.n)
@@ -28,23 +33,22 @@ local function read(d)
 	return h
 end
 
+-- log returns the nonces of the commits before h that patches can count from,
+-- the last one at the end.
+local function log(d) return redis.call('HGET', d, '$log') or '' end
+
 -- conflicts reports whether a change on base must not be committed to h.
 local function conflicts(base, h)
 	if base == 'uncommitted' then return h.rev ~= '' or h.damaged ~= nil end
 	return base ~= '' and base ~= h.rev
 end
 
--- advance moves h to the next revision and reports whether it is one that
--- readers cannot count to from older ones. That is so in an empty place, after
--- damage, and if the server fell back behind a revision that the writer has
--- seen (a failover, an old disk image): going on counting would reach revisions
--- again that had other content.
-local function advance(h, fresh, knownEpoch, knownSeq)
-	local cut = h.epoch == '' or h.damaged ~= nil or (h.epoch == knownEpoch and h.seq < tonumber(knownSeq))
-	if cut then h.epoch = fresh end
-	h.seq = h.seq + 1
-	h.rev = h.epoch .. '-' .. text(h.seq)
-	return cut
+-- advance moves h to the next revision. The nonce makes it another one than any
+-- that was ever reached with as many commits: a server that lost its last ones
+-- counts them again.
+local function advance(h, nonce)
+	h.seq, h.nonce = h.seq + 1, nonce
+	h.rev = text(h.seq) .. '-' .. nonce
 end
 
 -- announce wakes the watchers. A user without permission for the channel can

@@ -13,44 +13,26 @@ import (
 // with everything else: HGETALL is far cheaper per item than a script.
 const deltaMax = 1000
 
+// nonceSize is how long the random part of a revision is.
+const nonceSize = 16
+
 // A position is a revision taken apart.
 type position struct {
-	epoch string
-	seq   int64
+	seq, nonce string
 }
 
 // parseRev takes a revision apart. Only the form that the scripts write is
 // understood; everything else is foreign.
 func parseRev(rev store.Rev) (position, bool) {
-	epoch, text, ok := strings.Cut(string(rev), "-")
-	if !ok || epoch == "" {
+	seq, nonce, ok := strings.Cut(string(rev), "-")
+	if !ok || len(nonce) != nonceSize {
 		return position{}, false
 	}
-	seq, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || seq <= 0 || strconv.FormatInt(seq, 10) != text {
+	n, err := strconv.ParseInt(seq, 10, 64)
+	if err != nil || n <= 0 || strconv.FormatInt(n, 10) != seq {
 		return position{}, false
 	}
-	return position{epoch, seq}, true
-}
-
-// saw remembers the newest revision, so that the scripts can tell a server that
-// fell back.
-func (s *Store) saw(rev store.Rev) {
-	p, ok := parseRev(rev)
-	if !ok {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p.epoch != s.known.epoch || p.seq > s.known.seq {
-		s.known = p
-	}
-}
-
-func (s *Store) lastSeen() position {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.known
+	return position{seq, nonce}, true
 }
 
 // Load implements [store.Reader].
@@ -59,7 +41,6 @@ func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, erro
 	if err != nil {
 		return store.Snapshot{}, s.wrap("load", err)
 	}
-	s.saw(snap.Rev)
 	return snap, nil
 }
 
@@ -89,7 +70,7 @@ type head struct {
 }
 
 func (s *Store) ask(ctx context.Context, from position) (head, error) {
-	reply, err := s.run(ctx, sinceScript, []string{s.data, s.sorted}, from.epoch, from.seq, deltaMax)
+	reply, err := s.run(ctx, sinceScript, []string{s.data, s.sorted}, from.seq, from.nonce, deltaMax)
 	if err != nil {
 		return head{}, err
 	}
@@ -109,15 +90,18 @@ func (s *Store) loadAll(ctx context.Context) (store.Snapshot, error) {
 	if err != nil || len(all) == 0 {
 		return store.Snapshot{}, err
 	}
-	rev := store.Rev(all["$epoch"] + "-" + all["$seq"])
+	rev := store.Rev(all["$seq"] + "-" + all["$nonce"])
 	_, ok := parseRev(rev)
+	_, hasLog := all["$log"]
+	_, hasSize := all["$z"]
 	n, err := strconv.Atoi(all["$n"])
-	if !ok || err != nil {
+	if !ok || !hasLog || !hasSize || err != nil {
 		return store.Snapshot{}, fmt.Errorf("%w: items without their meta data", ErrDamaged)
 	}
 	items := make([]store.Item, 0, n)
 	for field, value := range all {
-		if strings.HasPrefix(field, "$") {
+		switch field {
+		case "$seq", "$nonce", "$log", "$n", "$z", "$digest":
 			continue
 		}
 		it, err := parseItem(field, value)

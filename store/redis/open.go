@@ -76,9 +76,6 @@ type Store struct {
 	closing sync.Once
 	closed  context.Context // ends with Close
 	end     context.CancelFunc
-
-	mu    sync.Mutex // guards known
-	known position   // newest that this handle saw
 }
 
 var (

@@ -1,8 +1,7 @@
 -- Merges items: per field the larger version wins, of equal ones the first.
 --
 -- KEYS  data hash, sorted set of patched fields
--- ARGV  base revision or '', fresh epoch, epoch and seq last seen by the writer,
---       channel, then field, value, ...
+-- ARGV  base revision or '', fresh nonce, channel, then field, value, ...
 --
 -- Returns {'damaged', why}, {'conflict', rev} or {'ok', rev}.
 
@@ -13,7 +12,7 @@ if conflicts(ARGV[1], h) then return {'conflict', h.rev} end
 
 -- Redis does not roll back: everything is decided before anything is written.
 local won, order, added = {}, {}, 0
-for i = 6, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
 	local field, value = ARGV[i], ARGV[i + 1]
 	local old = won[field] or redis.call('HGET', d, field)
 	local new = true
@@ -31,18 +30,19 @@ for i = 6, #ARGV, 2 do
 end
 if #order == 0 then return {'ok', h.rev} end
 
-local cut = redis.call('ZCARD', z) ~= h.z
-if advance(h, ARGV[2], ARGV[3], ARGV[4]) then cut = true end
-if cut then
+local nonces = ''
+if redis.call('ZCARD', z) == h.z then
+	nonces = string.sub(log(d) .. h.nonce, -logLength * nonceSize)
+else
 	redis.call('UNLINK', z)
-	h.full = h.seq
 end
+advance(h, ARGV[2])
 for _, field in ipairs(order) do
 	redis.call('HSET', d, field, won[field])
 	redis.call('ZADD', z, text(h.seq), field)
 end
 redis.call('HDEL', d, '$digest')
-redis.call('HSET', d, '$epoch', h.epoch, '$seq', text(h.seq), '$full', text(h.full),
+redis.call('HSET', d, '$seq', text(h.seq), '$nonce', h.nonce, '$log', nonces,
 	'$n', text(h.n + added), '$z', text(redis.call('ZCARD', z)))
-announce(ARGV[5], h.rev)
+announce(ARGV[3], h.rev)
 return {'ok', h.rev}

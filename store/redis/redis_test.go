@@ -16,7 +16,7 @@ import (
 	"github.com/flagstead/flagstead/store"
 )
 
-func TestRefilledServerHasAnotherEpoch(t *testing.T) {
+func TestRefilledServerHasOtherRevs(t *testing.T) {
 	s := open(t, server, newEnv())
 	c := rawClient(t, server)
 	first := apply(t, s, false, flag("a", 1, "1"))
@@ -35,23 +35,84 @@ func TestRefilledServerHasAnotherEpoch(t *testing.T) {
 	}
 }
 
-// A server that comes back with an old disk image must not count up to revisions
-// that readers have already seen with other content.
-func TestServerThatFellBackGetsAnotherEpoch(t *testing.T) {
-	for _, full := range []bool{false, true} {
-		s := open(t, server, newEnv())
-		c := rawClient(t, server)
-		apply(t, s, false, flag("a", 1, "1"))
-		hash, sorted := c.Dump(bounded(t), s.data).Val(), c.Dump(bounded(t), s.sorted).Val()
-		lost := apply(t, s, false, flag("a", 2, "lost"))
-		c.RestoreReplace(bounded(t), s.data, 0, hash)
-		c.RestoreReplace(bounded(t), s.sorted, 0, sorted)
-		rev := apply(t, s, full, flag("a", 3, "new"))
-		if rev == lost {
-			t.Fatalf("full %t: Rev %q names two states", full, rev)
+// A server that comes back without its last commits (a power cut, a failover to
+// a replica that lagged) must not reach revisions again that readers saw with
+// other content, also if whoever writes next never saw them.
+func TestServerThatFellBackReachesNoRevTwice(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		full, saw bool // what the next change is, whether its writer knows the lost ones
+	}{
+		{"patch", false, false}, {"full", true, false}, {"patch of who saw", false, true}, {"full of who saw", true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			env := newEnv()
+			s, reader, raw := open(t, server, env), open(t, server, env), rawClient(t, server)
+			apply(t, s, true, flag("a", 1, "1"), flag("b", 1, "1"))
+			kept := apply(t, s, false, flag("a", 2, "2"))
+			hash, sorted := raw.Dump(bounded(t), s.data).Val(), raw.Dump(bounded(t), s.sorted).Val()
+			lost := map[store.Rev]bool{}
+			for n := range int64(3) {
+				lost[apply(t, s, false, flag("a", 3+n, "lost"))] = true
+			}
+			load(t, reader, "")
+			raw.RestoreReplace(bounded(t), s.data, 0, hash)
+			raw.RestoreReplace(bounded(t), s.sorted, 0, sorted)
+
+			if !c.saw {
+				s = open(t, server, env)
+			}
+			state := []store.Item{flag("a", 2, "2"), flag("b", 9, "9")}
+			changed := state[1:]
+			if c.full {
+				changed = state
+			}
+			for range 6 { // below the lost revisions, among them and past them
+				rev := apply(t, s, c.full && len(state) == 2, changed...)
+				for old := range lost {
+					if old == rev {
+						t.Fatalf("Rev %q names two states", rev)
+					}
+					if snap := load(t, reader, old); snap.Delta || snap.Rev != rev || !maps.Equal(content(snap.Items), content(state)) {
+						t.Fatalf("at %q, after the lost %q: %+v", rev, old, snap)
+					}
+				}
+				if snap := load(t, reader, kept); !c.full && (!snap.Delta || len(snap.Items) != len(state)-1) {
+					t.Fatalf("at %q, after the kept %q: %+v", rev, kept, snap)
+				}
+				changed = []store.Item{flag(string(rev), 1, "new")}
+				state = append(state, changed...)
+			}
+		})
+	}
+}
+
+// logLength is the one of head.lua.
+const logLength = 128
+
+// The log of commits is bounded, and what is older costs the delta.
+func TestLogOfCommits(t *testing.T) {
+	s := open(t, server, newEnv())
+	revs := []store.Rev{apply(t, s, true, flag("a", 0, "0"))}
+	for n := range int64(logLength + 3) {
+		revs = append(revs, apply(t, s, false, flag("a", n+1, fmt.Sprint(n+1))))
+	}
+	for i, rev := range revs {
+		behind := len(revs) - 1 - i
+		snap := load(t, s, rev)
+		if want := min(behind, 1); snap.Delta != (behind <= logLength) || snap.Delta && len(snap.Items) != want {
+			t.Errorf("%d commits behind: %+v", behind, snap)
 		}
-		if snap := load(t, s, lost); snap.Delta || content(snap.Items)["f:a"] != "3|0|new" {
-			t.Fatalf("full %t: %+v", full, snap)
+	}
+	// A full change ends the log, and a patch begins a new one.
+	apply(t, s, true, flag("b", 1, "1"))
+	last := apply(t, s, false, flag("c", 1, "1"))
+	if snap := load(t, s, revs[len(revs)-1]); snap.Delta || snap.Rev != last {
+		t.Errorf("across a full change: %+v", snap)
+	}
+	for _, rev := range []store.Rev{last + "0", last[:len(last)-1], "0" + last, "-1" + last, "9" + last} {
+		if snap := load(t, s, rev); snap.Delta {
+			t.Errorf("%q is known", rev)
 		}
 	}
 }
@@ -60,7 +121,10 @@ func TestDamage(t *testing.T) {
 	for name, harm := range map[string]func(c *goredis.Client, s *Store) error{
 		"item gone":    func(c *goredis.Client, s *Store) error { return c.HDel(bounded(t), s.data, "f:a").Err() },
 		"meta gone":    func(c *goredis.Client, s *Store) error { return c.HDel(bounded(t), s.data, "$seq").Err() },
+		"log gone":     func(c *goredis.Client, s *Store) error { return c.HDel(bounded(t), s.data, "$log").Err() },
+		"nonce gone":   func(c *goredis.Client, s *Store) error { return c.HDel(bounded(t), s.data, "$nonce").Err() },
 		"count gone":   func(c *goredis.Client, s *Store) error { return c.HDel(bounded(t), s.data, "$n").Err() },
+		"foreign meta": func(c *goredis.Client, s *Store) error { return c.HSet(bounded(t), s.data, "$x", "y").Err() },
 		"foreign item": func(c *goredis.Client, s *Store) error { return c.HSet(bounded(t), s.data, "x", "y").Err() },
 	} {
 		t.Run(name, func(t *testing.T) {
