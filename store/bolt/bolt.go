@@ -8,18 +8,24 @@
 //	path.lock   what a writer holds for its whole life; never removed
 //
 // Apply commits to the database first and publishes the snapshot second, so the
-// snapshot is never ahead of the record, and a writer that dies between the two
-// is made good by the next one to open the store. Readers copy the snapshot to
-// the heap. They take no lock, map no file and share no fate with the writer:
-// bbolt's own lock is exclusive while a writer lives, its pages carry no
-// checksums, and a mapped file that shrinks kills the process.
+// snapshot is never ahead of the record. A writer publishes when it opens the
+// store, in case the last one died between the two, and whenever it finds that
+// the snapshot is not the one it published. Readers copy the snapshot to the
+// heap. They take no lock, map no file and share no fate with the writer: bbolt's
+// own lock is exclusive while a writer lives, its pages carry no checksums, and a
+// mapped file that shrinks kills the process.
+//
+// Every writer that opens the store begins a series of revisions of its own, so
+// that files which were put back from a backup repeat none. Readers load
+// everything once after each.
 //
 // Every commit publishes the whole content, so its cost grows with the content:
 // see the package's benchmarks before storing tens of thousands of flags that
 // change many times a second.
 //
 // The files belong on a local filesystem; locks and renames over a network
-// filesystem do not keep these promises.
+// filesystem do not keep these promises. Writing needs a lock that works on Linux
+// and macOS; elsewhere the store reads but does not write.
 package bolt
 
 import (
@@ -67,10 +73,10 @@ type handle interface {
 var _ handle = (*Store)(nil)
 
 // Open opens the store at path, whose directory must exist. A writer creates
-// what is missing and heals a snapshot that is missing, older than the database
-// or damaged. If another writer is at work Open returns an error that wraps
-// [ErrLocked], and if the database is damaged one that names it; nothing is ever
-// thrown away to get going. A nil o means the defaults.
+// what is missing and publishes the content of the database anew. If another
+// writer is at work Open returns an error that wraps [ErrLocked], and if the
+// database is damaged one that names it; nothing is ever thrown away to get
+// going. A nil o means the defaults.
 func Open(path string, o *Options) (*Store, error) {
 	var opts Options
 	if o != nil {

@@ -22,38 +22,39 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// A restarted writer, and a reader, have what was there, under the same Rev.
+// A restarted writer, and a reader, have what was there. A Rev from before the
+// restart is answered with everything: the files may come from a backup.
 func TestRestart(t *testing.T) {
 	path := newPath(t)
 	w := openAt(t, path, nil)
-	old := apply(t, w, store.Change{Full: true, Items: []store.Item{item("a", 1), item("b", 1), {Kind: store.Segment, Key: "a", Version: 3}}})
-	rev := apply(t, w, store.Change{Items: []store.Item{item("b", 2), {Kind: store.Flag, Key: "gone", Version: 9, Archived: true}}})
-	want, delta := text(load(t, w, "")), text(load(t, w, old))
+	apply(t, w, store.Change{Full: true, Items: []store.Item{item("a", 1), item("b", 1), {Kind: store.Segment, Key: "a", Version: 3}}})
+	old := apply(t, w, store.Change{Items: []store.Item{item("b", 2), {Kind: store.Flag, Key: "gone", Version: 9, Archived: true}}})
+	want := text(load(t, w, ""))
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range []*Options{nil, readOnly()} {
-		s := openAt(t, path, o)
-		if got := load(t, s, ""); got.Rev != rev || got.Delta || text(got) != want {
-			t.Errorf("after a restart: %+v, want %s\n%s", got, rev, want)
-		}
-		if got := load(t, s, old); got.Rev != rev || !got.Delta || text(got) != delta {
-			t.Errorf("delta after a restart: %+v, want %s\n%s", got, rev, delta)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
+	w, r := openAt(t, path, nil), openAt(t, path, readOnly())
+	rev := load(t, w, "").Rev
+	for _, s := range []*Store{w, r} {
+		for _, since := range []store.Rev{"", old} {
+			if got := load(t, s, since); got.Rev != rev || rev == old || got.Delta || text(got) != want {
+				t.Errorf("Load(%q) after a restart: %+v, want all of %s\n%s", since, got, rev, want)
+			}
 		}
 	}
 	before, err := os.Stat(path + ".snap")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w = openAt(t, path, nil)
 	if again := apply(t, w, store.Change{Items: []store.Item{item("b", 2)}}); again != rev {
 		t.Errorf("a change without effect made %s of %s", again, rev)
 	}
 	if after, err := os.Stat(path + ".snap"); err != nil || !os.SameFile(before, after) {
 		t.Errorf("a sound snapshot was published again (%v)", err)
+	}
+	next := apply(t, w, store.Change{Items: []store.Item{item("b", 3)}})
+	if got := load(t, r, rev); got.Rev != next || !got.Delta || text(got) != text(store.Snapshot{Items: []store.Item{item("b", 3)}}) {
+		t.Errorf("delta after a restart: %+v, want %s", got, next)
 	}
 	// An empty state is a state.
 	if rev = apply(t, w, store.Change{Full: true}); rev == "" {
@@ -124,7 +125,7 @@ func TestDatabaseOnly(t *testing.T) {
 	}
 	w = openAt(t, path, nil) // publishes
 	next := apply(t, w, store.Change{Items: []store.Item{item("a", 2)}})
-	if got := load(t, r, rev); got.Rev != next || !got.Delta || len(got.Items) != 1 {
+	if got := load(t, r, rev); got.Rev != next || got.Delta || len(got.Items) != 1 {
 		t.Errorf("after a writer came: %+v, want %s", got, next)
 	}
 	remove(t, path+".snap")
@@ -215,7 +216,7 @@ func TestCommitFails(t *testing.T) {
 		t.Errorf("Load with a broken database: %s", got.Rev)
 	}
 	s.Close()
-	if got := load(t, openAt(t, path, nil), ""); got.Rev != m.rev() {
+	if got := load(t, openAt(t, path, nil), ""); commits(got.Rev) != commits(m.rev()) || len(got.Items) != 3 {
 		t.Errorf("opened again: %s, want %s", got.Rev, m.rev())
 	}
 }
@@ -248,32 +249,77 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// A database that was put back to an older state gives its next commits names
-// that readers have not seen.
-func TestRestoredDatabase(t *testing.T) {
+// A store that was put back to an older state, with its snapshot or without,
+// gives its next commits names that readers have not seen.
+func TestRestoredBackup(t *testing.T) {
+	for _, files := range [][]string{{""}, {"", ".snap"}} {
+		t.Run(fmt.Sprint(len(files), " files"), func(t *testing.T) {
+			path := newPath(t)
+			w := openAt(t, path, nil)
+			apply(t, w, store.Change{Full: true, Items: []store.Item{item("a", 1), item("b", 1)}})
+			w.Close()
+			var backup [][]byte
+			for _, f := range files {
+				backup = append(backup, read(t, path+f))
+			}
+			w = openAt(t, path, nil)
+			r := openAt(t, path, readOnly())
+			var lost []store.Rev
+			for n := range int64(3) {
+				lost = append(lost, apply(t, w, store.Change{Items: []store.Item{item("a", n+2)}}))
+				load(t, r, "")
+			}
+			w.Close()
+			for i, f := range files {
+				write(t, path+f, backup[i])
+			}
+			w = openAt(t, path, nil)
+			state := []store.Item{item("a", 1), item("b", 1)}
+			for n := range int64(5) { // below the lost commits, among them and past them
+				for _, old := range lost {
+					if got := load(t, r, old); got.Rev == old || got.Delta || text(got) != text(store.Snapshot{Items: state}) {
+						t.Fatalf("a reader at the lost %s: %+v", old, got)
+					}
+				}
+				next := item(fmt.Sprint("new", n), 1)
+				apply(t, w, store.Change{Items: []store.Item{next}})
+				state = append(state, next)
+			}
+		})
+	}
+}
+
+// A writer puts its snapshot back, whatever somebody did to it.
+func TestSnapshotIsPutBack(t *testing.T) {
 	path := newPath(t)
+	snap := path + ".snap"
 	w := openAt(t, path, nil)
 	apply(t, w, store.Change{Items: []store.Item{item("a", 1)}})
-	w.Close()
-	backup, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w = openAt(t, path, nil)
-	lost := apply(t, w, store.Change{Items: []store.Item{item("a", 2)}})
-	r := openAt(t, path, readOnly())
-	load(t, r, "")
-	w.Close()
-	if err := os.WriteFile(path, backup, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w = openAt(t, path, nil)
-	rev := apply(t, w, store.Change{Items: []store.Item{item("a", 3)}})
-	if rev == lost {
-		t.Fatalf("%s names two states", rev)
-	}
-	if got := load(t, r, lost); got.Rev != rev || got.Delta || got.Items[0].Version != 3 {
-		t.Errorf("reader: %+v, want all of %s", got, rev)
+	old := read(t, snap)
+	full := store.Change{Full: true, Items: []store.Item{item("a", 2), item("b", 1)}}
+	rev := apply(t, w, full)
+	want := text(load(t, w, ""))
+	for what, harm := range map[string]func(){
+		"removed":  func() { remove(t, snap) },
+		"older":    func() { write(t, snap, old) },
+		"foreign":  func() { write(t, snap, []byte("flags")) },
+		"replaced": func() { remove(t, snap); write(t, snap, nil) },
+	} {
+		for how, heal := range map[string]func(){
+			"a load":      func() { load(t, w, rev) },
+			"a full":      func() { apply(t, w, full) },
+			"its closing": func() { w.Close() },
+		} {
+			harm()
+			heal()
+			if got := load(t, openAt(t, path, readOnly()), ""); got.Rev != rev || text(got) != want {
+				t.Errorf("%s, after %s: %+v, want %s", what, how, got, rev)
+			}
+			if how == "its closing" {
+				w = openAt(t, path, nil)
+				rev = load(t, w, "").Rev
+			}
+		}
 	}
 }
 
@@ -296,11 +342,13 @@ func TestOlderSnapshot(t *testing.T) {
 			t.Errorf("went back: %+v, want %s", got, rev)
 		}
 	}
-	// The next writer finds it out of date.
+	// Nor to one of an earlier writer.
 	w.Close()
-	openAt(t, path, nil)
-	if got := load(t, openAt(t, path, readOnly()), ""); got.Rev != rev {
-		t.Errorf("not published again: %s, want %s", got.Rev, rev)
+	w = openAt(t, path, nil)
+	rev = load(t, r, "").Rev
+	write(t, path+".snap", old)
+	if got := load(t, r, ""); got.Rev != rev || got.Items[0].Version != 2 {
+		t.Errorf("went back to another writer's: %+v, want %s", got, rev)
 	}
 }
 

@@ -28,9 +28,9 @@ type reader struct {
 	end     context.CancelFunc
 
 	// What follows belongs to the call that has the turn.
-	state  *image            // nil: nothing was there yet
-	seen   map[uint64]uint64 // by epoch, the newest commit that this handle showed
-	source stamp             // the file that state is from, or that had nothing newer
+	state  *image   // nil: nothing was there yet
+	past   []uint64 // epochs before that of state, the last one at the end
+	source stamp    // the file that state is from, or that had nothing newer
 }
 
 // A stamp identifies a published file. The header tells apart what the
@@ -42,7 +42,7 @@ type stamp struct {
 }
 
 func newReader(path string, o Options) *reader {
-	r := &reader{gate: newGate(), path: path, snap: path + ".snap", maxSnap: o.MaxSnapshot, seen: map[uint64]uint64{}}
+	r := &reader{gate: newGate(), path: path, snap: path + ".snap", maxSnap: o.MaxSnapshot}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r
 }
@@ -111,12 +111,25 @@ func (r *reader) refresh() error {
 
 // show makes m the state, unless it is one that this handle is past.
 func (r *reader) show(m *image) {
-	seen, ok := r.seen[m.epoch]
-	if ok && m.seq < seen || r.state != nil && r.state.mark == m.mark {
+	switch {
+	case r.state == nil:
+	case m.epoch == r.state.epoch:
+		if m.seq <= r.state.seq {
+			return
+		}
+	case slices.Contains(r.past, m.epoch):
 		return
+	default:
+		if len(r.past) == pastMax {
+			r.past = slices.Delete(r.past, 0, 1)
+		}
+		r.past = append(r.past, r.state.epoch)
 	}
-	r.state, r.seen[m.epoch] = m, m.seq
+	r.state = m
 }
+
+// pastMax bounds how many writers back a handle remembers.
+const pastMax = 256
 
 // unpublished handles a snapshot that is not there.
 func (r *reader) unpublished(missing error) error {
@@ -246,7 +259,7 @@ func (r *reader) Watch(ctx context.Context, wake func()) error {
 func (r *reader) Close() error {
 	return r.shut(func() error {
 		r.end()
-		r.state, r.seen = nil, nil
+		r.state, r.past = nil, nil
 		return nil
 	})
 }

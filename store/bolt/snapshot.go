@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,10 +65,6 @@ type record struct {
 
 func (r record) size() int64 { return itemSize + int64(len(r.Key)) + int64(len(r.Data)) }
 
-func (r record) same(o record) bool {
-	return r.seq == o.seq && sameContent(r.Item, o.Item)
-}
-
 func sameContent(a, b store.Item) bool {
 	return a.Kind == b.Kind && a.Key == b.Key && a.Version == b.Version && a.Archived == b.Archived && bytes.Equal(a.Data, b.Data)
 }
@@ -80,7 +75,7 @@ func compareIDs(a, b store.ID) int {
 
 // A mark names a state: what makes a Rev, and how far back deltas reach.
 type mark struct {
-	epoch uint64 // random, minted with the database
+	epoch uint64 // random, minted by every writer that opens the store
 	seq   uint64 // commits so far
 	full  uint64 // seq of the last full change: no delta reaches back behind it
 }
@@ -109,10 +104,6 @@ func (m mark) deltaFrom(since store.Rev) (uint64, bool) {
 type image struct {
 	mark
 	items []record // ordered by ID
-}
-
-func (m *image) same(o *image) bool {
-	return m.mark == o.mark && slices.EqualFunc(m.items, o.items, record.same)
 }
 
 // An encoder builds the bytes of a published file.

@@ -24,12 +24,12 @@ type writer struct {
 	unlock  func()
 
 	// What follows belongs to the call that has the turn.
-	db          *database
-	order       []store.ID // ordered keys of items
-	size        int64      // of the published file
-	enc         encoder
-	unpublished bool // the snapshot is behind the state
-	unsure      bool // a commit failed: the database may have it or not
+	db        *database
+	order     []store.ID // ordered keys of items
+	size      int64      // of the published file
+	enc       encoder
+	published fswatch.Fingerprint // of the snapshot that has the state; zero if none has
+	unsure    bool                // a commit failed: the database may have it or not
 
 	mu    sync.RWMutex // guards what follows; written with the turn only
 	state mark
@@ -73,14 +73,14 @@ func openWriter(path string, o Options) (_ *writer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.reconcile(m); err != nil {
+	// The files may have been put back from a backup, and then this writer's
+	// commits get the numbers of others that readers have seen.
+	m.epoch = newEpoch()
+	if err := w.db.commit(m.mark, len(m.items), nil, nil); err != nil {
 		return nil, err
 	}
 	w.adopt(m)
-	if w.unpublished {
-		return w, w.publish()
-	}
-	return w, nil
+	return w, w.publish()
 }
 
 // sweep removes what a writer that was killed left half-written. Failing to do
@@ -98,32 +98,11 @@ func (w *writer) sweep() {
 	}
 }
 
-// reconcile compares the snapshot with the database, which has the truth.
-func (w *writer) reconcile(m *image) error {
-	var old *image
-	b, _, err := readSnapshot(w.snap, w.maxSnap)
-	if err == nil {
-		old, err = decode(b)
-	}
-	if err == nil && old.same(m) {
-		return nil
-	}
-	w.unpublished = true
-	if err != nil || old.epoch != m.epoch || old.seq < m.seq {
-		return nil
-	}
-	// Readers have seen commits that the database does not know: it was put
-	// back to an older state. Its next commits are others than those, so
-	// they need other names.
-	m.epoch = newEpoch()
-	return w.db.commit(m.mark, len(m.items), nil, nil)
-}
-
 // adopt makes m the state in memory.
 func (w *writer) adopt(m *image) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.state, w.size = m.mark, headerSize
+	w.state, w.size, w.published = m.mark, headerSize, fswatch.Fingerprint{}
 	w.items = make(map[store.ID]record, len(m.items))
 	for _, r := range m.items {
 		w.items[r.ID()] = r
@@ -147,7 +126,9 @@ func (w *writer) Load(ctx context.Context, since store.Rev) (store.Snapshot, err
 	if w.tryEnter() {
 		// Load has the committed state whether publishing works or not, and
 		// Apply reports the failure.
-		_ = w.settle()
+		if w.recall() == nil {
+			_ = w.show()
+		}
 		w.leave()
 	}
 	w.mu.RLock()
@@ -185,45 +166,51 @@ func (w *writer) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 			return "", fmt.Errorf("item %d: %w", i, err)
 		}
 	}
-	if err := w.settle(); err != nil {
+	if err := w.recall(); err != nil {
 		return "", err
 	}
 	if c.Conflicts(w.state.rev()) {
 		return "", store.ErrConflict
 	}
 	p := w.plan(c)
-	if !p.changed {
-		return w.state.rev(), nil
-	}
-	if p.size > w.maxSnap {
+	if p.changed && p.size > w.maxSnap {
 		return "", fmt.Errorf("%s: the snapshot would have %d bytes, the limit is %d", w.path, p.size, w.maxSnap)
 	}
-	if err := w.commit(p); err != nil {
-		return "", err
+	if p.changed {
+		if err := w.commit(p); err != nil {
+			return "", err
+		}
 	}
-	if err := w.publish(); err != nil {
-		return "", fmt.Errorf("committed, but not published: %w", err)
+	if err := w.show(); err != nil {
+		return "", err
 	}
 	return w.state.rev(), nil
 }
 
-// settle makes good what an earlier call could not finish.
-func (w *writer) settle() error {
-	if w.unsure {
-		m, err := w.db.read()
-		if err != nil {
-			return err
-		}
-		if w.unsure = false; m.mark != w.state {
-			w.adopt(m)
-			w.unpublished = true
-			w.tell()
-		}
+// recall finds out what became of a commit that failed.
+func (w *writer) recall() error {
+	if !w.unsure {
+		return nil
 	}
-	if w.unpublished {
-		if err := w.publish(); err != nil {
-			return fmt.Errorf("an earlier change is committed, but not published: %w", err)
-		}
+	m, err := w.db.read()
+	if err != nil {
+		return err
+	}
+	if w.unsure = false; m.mark != w.state {
+		w.adopt(m)
+		w.tell()
+	}
+	return nil
+}
+
+// show publishes the state unless the snapshot has it: an earlier call may have
+// failed to, and somebody may have removed, replaced or damaged the file since.
+func (w *writer) show() error {
+	if now, err := fswatch.Stat(w.snap); err == nil && now == w.published {
+		return nil
+	}
+	if err := w.publish(); err != nil {
+		return fmt.Errorf("committed, but not published: %w", err)
 	}
 	return nil
 }
@@ -292,7 +279,7 @@ func (w *writer) commit(p plan) error {
 		w.unsure = true
 		return err
 	}
-	w.unpublished = true
+	w.published = fswatch.Fingerprint{}
 	w.mu.Lock()
 	for _, id := range p.dels {
 		delete(w.items, id)
@@ -318,6 +305,7 @@ func (w *writer) tell() {
 }
 
 func (w *writer) publish() error {
+	w.published = fswatch.Fingerprint{}
 	if w.size > w.maxSnap {
 		return fmt.Errorf("%s: %d bytes, the limit is %d", w.snap, w.size, w.maxSnap)
 	}
@@ -328,7 +316,8 @@ func (w *writer) publish() error {
 	if err := fswatch.WriteFile(w.snap, w.enc.finish(w.state, time.Now())); err != nil {
 		return err
 	}
-	w.unpublished = false
+	// A file that is gone again is published by the next call.
+	w.published, _ = fswatch.Stat(w.snap)
 	return nil
 }
 
@@ -353,7 +342,10 @@ func (w *writer) Watch(ctx context.Context, wake func()) error {
 
 func (w *writer) Close() error {
 	return w.shut(func() error {
-		err := w.settle()
+		err := w.recall()
+		if err == nil {
+			err = w.show()
+		}
 		err = errors.Join(err, w.db.close())
 		w.unlock()
 		w.mu.Lock()
