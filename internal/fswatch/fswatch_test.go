@@ -308,3 +308,21 @@ func TestLock(t *testing.T) {
 		t.Error("locked below a file")
 	}
 }
+
+// On systems without inodes no directory is the same as before, and yet the
+// watches must not be begun anew at each look: what happens meanwhile is lost.
+func TestWatchesStayWithoutInodes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	w := watcher{path: path, open: fsnotify.NewWatcher, watched: map[string]Fingerprint{}}
+	defer w.closeEvents()
+	if !w.follow() || w.follow() {
+		t.Fatal("the watches do not begin once")
+	}
+	for dir, fp := range w.watched {
+		fp.Device, fp.Inode = 0, 0
+		w.watched[dir] = fp
+	}
+	if w.follow() {
+		t.Error("the watches began anew")
+	}
+}

@@ -142,8 +142,10 @@ func (w *watcher) follow() (added bool) {
 	}
 	want := watchDirs(w.path)
 	for dir, was := range w.watched {
-		// A directory that was replaced under its name needs a new watch.
-		if now, err := Stat(dir); !want[dir] || err != nil || !now.SameFile(was) {
+		// A directory that was replaced under its name needs a new watch. Where
+		// there are no inodes that does not show, and polling has to do.
+		now, err := Stat(dir)
+		if replaced := was.Inode != 0 && !now.SameFile(was); !want[dir] || err != nil || replaced {
 			_ = w.events.Remove(dir) // gone by itself if the directory is
 			delete(w.watched, dir)
 		}
