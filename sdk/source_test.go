@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -251,8 +250,8 @@ func TestSourceThatFailsFirst(t *testing.T) {
 func TestStartWait(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
-	var out strings.Builder
-	c := newClient(t, sdk.Config{Store: st, StartWait: 10 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&out, nil))})
+	var out logged
+	c := newClient(t, sdk.Config{Store: st, StartWait: 10 * time.Millisecond, Logger: out.logger()})
 	if c.Ready() || !strings.Contains(out.String(), "started without flags") {
 		t.Errorf("ready %t, logged %q", c.Ready(), out.String())
 	}
@@ -362,5 +361,17 @@ func TestSnapshot(t *testing.T) {
 	var none sdk.Snapshot
 	if d := none.BoolDetail("bool", ann, true); none.Ready() || !d.Value || d.Reason != sdk.ReasonNotReady || none.IsFlagKnown("bool") || none.AllFlags(ann).Err() == nil {
 		t.Errorf("zero Snapshot: %+v", d)
+	}
+}
+
+// static is a source of items that never change.
+func static(items ...store.Item) sdk.DataSource {
+	return func(ctx context.Context, st sdk.DataStore, report func(sdk.State, error)) error {
+		if _, err := st.Apply(ctx, store.Change{Full: true, Items: items}); err != nil {
+			return err
+		}
+		report(sdk.OK, nil)
+		<-ctx.Done()
+		return ctx.Err()
 	}
 }

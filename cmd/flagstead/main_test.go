@@ -234,9 +234,11 @@ func TestVerify(t *testing.T) {
 	if err != nil || len(conformance) != 10 {
 		t.Fatalf("%d files, %v", len(conformance), err)
 	}
-	code, out, _ := call(t, append([]string{"verify"}, conformance...)...)
-	if lines := strings.Split(strings.TrimSpace(out), "\n"); code != 0 || lines[len(lines)-1] != "10824 passed, 0 failed" {
-		t.Errorf("status %d, last line %q", code, lines[len(lines)-1])
+	for _, via := range []string{"engine", "client"} {
+		code, out, _ := call(t, append([]string{"verify", "--via", via}, conformance...)...)
+		if lines := strings.Split(strings.TrimSpace(out), "\n"); code != 0 || lines[len(lines)-1] != "10824 passed, 0 failed" {
+			t.Errorf("via %s: status %d, last line %q", via, code, lines[len(lines)-1])
+		}
 	}
 	own := filepath.Join(t.TempDir(), "cases.json")
 	text := `{"bootstrap":` + string(sample.Flags) + `,"cases":[
@@ -246,7 +248,7 @@ func TestVerify(t *testing.T) {
 	if err := os.WriteFile(own, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, out, _ = call(t, "verify", own)
+	code, out, _ := call(t, "verify", "--via", "client", own)
 	if code != 1 || !strings.Contains(out, `case 2, flag "maintenance"`) || !strings.Contains(out, "value is false, want true") || !strings.HasSuffix(out, "\n2 passed, 1 failed\n") {
 		t.Errorf("status %d, %s", code, out)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,10 +9,12 @@ import (
 
 	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/verify"
+	"github.com/flagstead/flagstead/sdk"
 )
 
 type verifyCmd struct {
 	Files       []string `arg:"" optional:"" placeholder:"CASES.json" type:"path" help:"Files of cases: {\"bootstrap\": …, \"cases\": [{\"flagKey\", \"user\", \"default\", \"expect\"}]}."`
+	Via         string   `default:"engine" enum:"engine,client" help:"What evaluates: engine, the evaluator alone, or client, a whole client as programs use it."`
 	Differences bool     `help:"List the intended differences from FeatBit's Python SDK."`
 }
 
@@ -29,7 +32,7 @@ func (c *verifyCmd) Run(con *console) error {
 	}
 	passed, failed := 0, 0
 	for _, name := range c.Files {
-		p, f, err := verifyFile(con, name)
+		p, f, err := verifyFile(con, name, c.Via)
 		if _, ok := errors.AsType[*os.PathError](err); ok {
 			return err // it names the file
 		}
@@ -51,7 +54,7 @@ func (c *verifyCmd) Run(con *console) error {
 // maxCases bounds a file of cases.
 const maxCases = 256 << 20
 
-func verifyFile(con *console, name string) (passed, failed int, err error) {
+func verifyFile(con *console, name, via string) (passed, failed int, err error) {
 	info, err := os.Stat(name)
 	if err != nil {
 		return 0, 0, err
@@ -67,12 +70,13 @@ func verifyFile(con *console, name string) (passed, failed int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	set, err := f.Load()
+	evaluate, stop, err := evaluator(f, via)
 	if err != nil {
 		return 0, 0, err
 	}
+	defer stop()
 	for i, tc := range f.Cases {
-		if err := tc.Expect.Check(verify.Evaluate(set, tc)); err != nil {
+		if err := tc.Expect.Check(evaluate(tc)); err != nil {
 			failed++
 			con.printf("FAIL %s case %d, flag %q, user %s:\n     %s\n", name, i+1, tc.FlagKey, tc.User,
 				strings.ReplaceAll(err.Error(), "\n", "\n     "))
@@ -82,3 +86,34 @@ func verifyFile(con *console, name string) (passed, failed int, err error) {
 	}
 	return passed, failed, nil
 }
+
+// evaluator returns what evaluates the cases of f, and what ends it.
+func evaluator(f *verify.File, via string) (evaluate func(verify.Case) verify.Outcome, stop func(), err error) {
+	if via == "engine" {
+		set, err := f.Load()
+		return func(c verify.Case) verify.Outcome { return verify.Evaluate(set, c) }, func() {}, err
+	}
+	sink := &lastEvent{}
+	client, err := sdk.New(sdk.Config{Offline: true, Bootstrap: f.Bootstrap, EventSink: sink})
+	if err != nil {
+		return nil, nil, err
+	}
+	evaluate = func(c verify.Case) verify.Outcome {
+		sink.event = nil
+		u, _ := sdk.ParseUser(c.User) // a bad user is a case of its own
+		d := client.VariationDetail(c.FlagKey, u, c.Default)
+		out := verify.Outcome{Value: d.Value, Reason: d.Reason.String()}
+		if sink.event != nil {
+			out.VariationID, out.SendToExperiment = sink.event.VariationID, sink.event.SendToExperiment
+		}
+		return out
+	}
+	return evaluate, func() { client.Close(context.Background()) }, nil
+}
+
+// lastEvent keeps the event of the last evaluation. One goroutine evaluates.
+type lastEvent struct{ event *sdk.Event }
+
+func (l *lastEvent) Record(e sdk.Event) { l.event = &e }
+
+func (*lastEvent) Flush(context.Context) error { return nil }
