@@ -23,7 +23,8 @@
 //     ever committed), Apply returns [ErrConflict] and writes nothing.
 //  5. Load with a Rev that the store does not know (flushed, replaced, foreign,
 //     garbage) loads everything. No store ever reaches a Rev twice with
-//     different content.
+//     different content, also after it lost commits: to a crash, a failover or
+//     a backup that was restored.
 //  6. After Close every method returns [ErrClosed]. A cancelled context makes a
 //     call return promptly with the context's error and leaves the store whole.
 //  7. Watch wakes after every commit made through any handle on the same place,

@@ -1,8 +1,8 @@
 // Package redis keeps flags in Redis or anything that speaks its protocol and
 // runs its Lua scripts.
 //
-// One environment is one place. It has these keys, which share a hash tag so
-// that they live on one node of a cluster:
+// One environment is one place. It has these keys, which share a hash tag, for
+// the day when clusters are supported (see [New]):
 //
 //	{prefix:env}:d  hash: "f:<flag key>" and "s:<segment id>" hold
 //	                "version|archived|data"; "$seq" (commits so far), "$nonce"

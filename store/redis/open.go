@@ -88,8 +88,9 @@ var (
 //	redis://user:password@host:6379/0?env=prod&prefix=flagstead
 //
 // rediss:// is the same with TLS. The parameters env and prefix win over o;
-// others are go-redis' own, but time limits and retries are the store's. Open does not connect: only a URL that makes no
-// sense is an error, a server that is down is one of the calls that need it.
+// others are go-redis' own, but time limits and retries are the store's. Open
+// does not connect: only a URL that makes no sense is an error, a server that is
+// down is one of the calls that need it.
 func Open(rawURL string, o *Options) (*Store, error) {
 	opts := o.withDefaults()
 	co, err := parseURL(rawURL, &opts)
@@ -158,10 +159,11 @@ func parseURL(rawURL string, opts *Options) (*goredis.Options, error) {
 	return co, nil
 }
 
-// New returns a store that uses client, which may be a cluster's or a
-// Sentinel's. The caller keeps client and closes it after the store. It should
-// have ContextTimeoutEnabled set, a ReadTimeout of five times the Timeout of o,
-// and no retries.
+// New returns a store that uses client, a client of one server. Clusters and
+// Sentinel are not supported yet: their clients may work, but nothing here tests
+// that or follows a failover. The caller keeps client and closes it after the
+// store. It should have ContextTimeoutEnabled set, a ReadTimeout of five times
+// the Timeout of o, and no retries.
 func New(client goredis.UniversalClient, o *Options) *Store {
 	s := newStore(client, o.withDefaults())
 	if c, ok := client.(*goredis.Client); ok {
