@@ -344,7 +344,7 @@ func TestOlderSnapshot(t *testing.T) {
 	}
 	// Nor to one of an earlier writer.
 	w.Close()
-	w = openAt(t, path, nil)
+	openAt(t, path, nil)
 	rev = load(t, r, "").Rev
 	write(t, path+".snap", old)
 	if got := load(t, r, ""); got.Rev != rev || got.Items[0].Version != 2 {
