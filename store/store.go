@@ -82,6 +82,7 @@ func (k Kind) String() string {
 // An Item is one flag or segment as FeatBit sent it. Items are values; their
 // Data is shared by everyone who got hold of it and is never modified.
 type Item struct {
+	// Kind is Flag or Segment.
 	Kind Kind
 
 	// Key is the flag's key, or the segment's id. Never empty.
@@ -101,8 +102,8 @@ type Item struct {
 
 // ID names an item within a store.
 type ID struct {
-	Kind Kind
-	Key  string
+	Kind Kind   // as in Item
+	Key  string // as in Item
 }
 
 // ID returns the item's kind and key.
@@ -119,6 +120,8 @@ type Change struct {
 	// ever committed; else Apply returns ErrConflict.
 	Base Rev
 
+	// Items are what to merge, or everything, in any order. Two of one kind and
+	// key are allowed, see rules 1 and 3.
 	Items []Item
 }
 
@@ -142,6 +145,8 @@ const Uncommitted Rev = "uncommitted"
 
 // A Snapshot is the content of a store at one Rev.
 type Snapshot struct {
+	// Rev is the state's name, to ask for what comes after it. Empty if nothing
+	// was ever committed.
 	Rev Rev
 
 	// Delta says that Items holds only what was added or replaced after the Rev

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -193,8 +194,12 @@ var watchCases = []testCase{
 			last := c.watch(c.s)
 			c.wait(last, "when it started")
 			// A wake that comes late may also come later than that of last, but
-			// hardly after every one of many commits.
+			// hardly after every one of many commits, with the processor offered
+			// to it: last and this goroutine hand it to each other otherwise.
 			for i := range 20 {
+				for range 100 {
+					runtime.Gosched()
+				}
 				c.waitFor(last, c.s, c.apply(c.s, full(flag("last", int64(i)))), "after a commit")
 			}
 			for i, w := range ended {
