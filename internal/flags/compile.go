@@ -1,10 +1,13 @@
 package flags
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
+	"strings"
 )
 
 // A Flag is a compiled flag. It is immutable.
@@ -122,7 +125,7 @@ func compileFlag(src Source, syms *symbols) *Flag {
 	f := &Flag{key: src.Key, name: src.Key, version: src.Version}
 	var w wireFlag
 	if err := json.Unmarshal(src.Data, &w); err != nil {
-		f.err = fmt.Errorf("flag %q cannot be read: %w", src.Key, err)
+		f.err = fmt.Errorf("flag %q cannot be read: %w", src.Key, inWords(err))
 		return f
 	}
 	if w.Name.s != "" {
@@ -267,7 +270,7 @@ func compileSegment(src Source, syms *symbols) *segment {
 	s := &segment{}
 	var w wireSegment
 	if err := json.Unmarshal(src.Data, &w); err != nil {
-		s.err = fmt.Errorf("segment %q cannot be read: %w", src.Key, err)
+		s.err = fmt.Errorf("segment %q cannot be read: %w", src.Key, inWords(err))
 		return s
 	}
 	s.included, s.excluded = setOf(w.Included), setOf(w.Excluded)
@@ -284,6 +287,34 @@ func compileSegment(src Source, syms *symbols) *segment {
 	return s
 }
 
+// inWords says in FeatBit's terms what encoding/json says in Go's.
+func inWords(err error) error {
+	e, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok {
+		return err
+	}
+	is, _, _ := strings.Cut(e.Value, " ") // "number 5"
+	is = map[string]string{"string": "a text", "number": "a number", "bool": "a truth value", "object": "an object", "array": "a list"}[is]
+	want := "what is expected there"
+	switch e.Type.Kind() {
+	case reflect.Slice, reflect.Array:
+		want = "a list"
+	case reflect.Struct, reflect.Map:
+		want = "an object"
+	case reflect.String:
+		want = "a text"
+	case reflect.Bool:
+		want = "a truth value"
+	case reflect.Int, reflect.Int64, reflect.Float64:
+		want = "a number"
+	}
+	where := e.Field
+	if where == "" {
+		where = "it"
+	}
+	return fmt.Errorf("%s is %s, not %s", where, cmp.Or(is, e.Value), want)
+}
+
 func setOf(list []string) map[string]struct{} {
 	if len(list) == 0 {
 		return nil
@@ -298,9 +329,9 @@ func setOf(list []string) map[string]struct{} {
 // The errors of an evaluation. They are values, so that a broken flag costs no
 // allocation per call either.
 var (
-	errNoVariation  = errors.New("names a variation that does not exist")
-	errNoDefault    = errors.New("has no default rule")
+	errNoVariation  = errors.New("it names a variation that does not exist")
+	errNoDefault    = errors.New("it has no default rule")
 	errNoSlice      = errors.New("no slice of the default rule covers the user")
-	errNoConditions = errors.New("has a rule without conditions")
-	errRegexp       = errors.New("has a pattern that RE2 cannot compile")
+	errNoConditions = errors.New("it has a rule without conditions")
+	errRegexp       = errors.New("it has a pattern that RE2 cannot compile")
 )

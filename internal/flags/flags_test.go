@@ -277,3 +277,29 @@ func TestNumbers(t *testing.T) {
 		}
 	}
 }
+
+// TestUnreadableFlagInWords: the reason why a flag cannot be read speaks of the
+// flag, not of Go.
+func TestUnreadableFlagInWords(t *testing.T) {
+	for data, want := range map[string]string{
+		`{"variations":"x"}`:                `flag "f" cannot be read: variations is a text, not a list`,
+		`{"variations":[5]}`:                `is a number, not an object`,
+		`{"rules":[{"conditions":true}]}`:   `is a truth value, not a list`,
+		`[]`:                                `it is a list, not an object`,
+		`{`:                                 `unexpected end of JSON input`,
+		`{"fallthrough":{"variations":{}}}`: `is an object, not a list`,
+		`{"variations":[{"id":"a"}]}`:       `it names a variation that does not exist`,
+		`{"rules":[{"conditions":[],"variations":5}]}`: `variations is a number, not a list`,
+		`{"isEnabled":true,"variations":[{}]}`:         `it has no default rule`,
+	} {
+		set, _ := new(Set).Apply(true, []Source{{Key: "f", Data: []byte(data)}})
+		u, err := NewUser("u", "u", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := set.Evaluate("f", u)
+		if res.Err == nil || !strings.Contains(res.Err.Error(), want) || strings.Contains(res.Err.Error(), "Go ") {
+			t.Errorf("%s: %v, want %q", data, res.Err, want)
+		}
+	}
+}
