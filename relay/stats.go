@@ -8,7 +8,7 @@ import (
 
 // Stats says what a Relay serves and did since New.
 type Stats struct {
-	Ready        bool
+	Ready        bool // there is data to serve
 	StoreFailing bool // the last attempt to load or watch failed
 
 	Flags        int // served and not archived

@@ -48,7 +48,7 @@ func (s State) String() string {
 
 // Status describes a client at one moment.
 type Status struct {
-	State State
+	State State     // how the client and its source stand
 	Since time.Time // when State was entered
 	Err   error     // what keeps the client from being OK, or nil
 
@@ -508,11 +508,11 @@ func (c *Client) TrackMetrics(u *User, values map[string]float64) {
 	if u == nil || c.events == nil && c.sink == nil {
 		return
 	}
-	list := make([]Metric, 0, len(values))
+	list := make([]insight.Metric, 0, len(values))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		value := values[name]
 		if name != "" && !math.IsNaN(value) && !math.IsInf(value, 0) {
-			list = append(list, Metric{Name: name, Value: value})
+			list = append(list, insight.Metric{Name: name, Value: value})
 		}
 	}
 	switch {
@@ -520,7 +520,11 @@ func (c *Client) TrackMetrics(u *User, values map[string]float64) {
 	case c.events != nil:
 		c.events.Metrics((*flags.User)(u), list)
 	default:
-		c.sink.Record(Event{Kind: MetricEvent, Time: time.Now(), User: u, Metrics: list})
+		metrics := make([]Metric, len(list))
+		for i, m := range list {
+			metrics[i] = Metric(m)
+		}
+		c.sink.Record(Event{Kind: MetricEvent, Time: time.Now(), User: u, Metrics: metrics})
 	}
 }
 
@@ -550,7 +554,7 @@ func (c *Client) EventStats() EventStats {
 	if c.events == nil {
 		return EventStats{}
 	}
-	return c.events.Stats()
+	return EventStats(c.events.Stats())
 }
 
 // Close stops the client: it leaves FeatBit and the store, delivers the events

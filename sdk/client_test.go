@@ -47,7 +47,7 @@ func segmentJSON(id, member string, version int64) store.Item {
 	return store.Item{Kind: store.Segment, Key: id, Version: version, Data: []byte(data)}
 }
 
-func sample() []store.Item {
+func sampleItems() []store.Item {
 	return []store.Item{
 		flagJSON("bool", "boolean", "true", "false", "", 1),
 		flagJSON("text", "string", "one", "two", "", 1),
@@ -117,11 +117,11 @@ func apply(t testing.TB, st store.DataStore, full bool, items ...store.Item) {
 
 func TestOffline(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "flags.json")
-	if err := os.WriteFile(name, document(sample()...), 0o600); err != nil {
+	if err := os.WriteFile(name, document(sampleItems()...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for what, cfg := range map[string]sdk.Config{
-		"JSON": {Offline: true, Bootstrap: document(sample()...)},
+		"JSON": {Offline: true, Bootstrap: document(sampleItems()...)},
 		"file": {Offline: true, BootstrapFile: name},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -145,7 +145,7 @@ func TestOffline(t *testing.T) {
 }
 
 func TestDetails(t *testing.T) {
-	c := newClient(t, sdk.Config{Offline: true, Bootstrap: document(append(sample(),
+	c := newClient(t, sdk.Config{Offline: true, Bootstrap: document(append(sampleItems(),
 		store.Item{Kind: store.Flag, Key: "broken", Version: 5, Data: []byte(`{"key":"broken","isEnabled":true,"updatedAt":"1970-01-01T00:00:00.005Z"}`)})...)})
 	ann := newUser(t, "ann")
 	for _, tc := range []struct {
@@ -190,7 +190,7 @@ func TestDetails(t *testing.T) {
 
 func TestAllFlags(t *testing.T) {
 	broken := store.Item{Kind: store.Flag, Key: "broken", Version: 5, Data: []byte(`{"key":"broken","isEnabled":true}`)}
-	c := newClient(t, sdk.Config{Offline: true, Bootstrap: document(append(sample(), broken)...)})
+	c := newClient(t, sdk.Config{Offline: true, Bootstrap: document(append(sampleItems(), broken)...)})
 	all := c.AllFlags(newUser(t, "ann"))
 	var got []string
 	for key, d := range all.All() {
@@ -225,7 +225,7 @@ func TestReader(t *testing.T) {
 	if err := c.WaitReady(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("WaitReady before data = %v", err)
 	}
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	waitReady(t, c)
 	until(t, "ok", func() bool { return c.Status().State == sdk.OK })
 	apply(t, st, false, flagJSON("text", "string", "new", "x", "", 2))
@@ -243,7 +243,7 @@ func TestReader(t *testing.T) {
 func TestFlagChange(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	c := newClient(t, sdk.Config{Store: st})
 	waitReady(t, c)
 	got := make(chan sdk.FlagChange, 100)
@@ -272,7 +272,7 @@ func TestFlagChange(t *testing.T) {
 	gone.Archived = true
 	apply(t, st, false, gone)
 	expect(sdk.FlagChange{Key: "bool", Removed: true})
-	apply(t, st, true, sample()[1:]...)
+	apply(t, st, true, sampleItems()[1:]...)
 	expect(sdk.FlagChange{Key: "bool", Removed: true}, sdk.FlagChange{Key: "member"}, sdk.FlagChange{Key: "text"})
 	remove()
 	remove()
@@ -283,33 +283,6 @@ func TestFlagChange(t *testing.T) {
 	if len(got) != 0 {
 		t.Errorf("a removed listener got %v", <-got)
 	}
-}
-
-// TestSlowListener: changes of one flag merge while the listener is busy, and
-// other listeners do not wait.
-func TestSlowListener(t *testing.T) {
-	st := memory.New()
-	defer st.Close()
-	apply(t, st, true, sample()...)
-	c := newClient(t, sdk.Config{Store: st})
-	waitReady(t, c)
-	release := make(chan struct{})
-	var mu sync.Mutex
-	slow := 0
-	c.OnFlagChange(func(sdk.FlagChange) {
-		<-release
-		mu.Lock()
-		slow++
-		mu.Unlock()
-	})
-	quick := make(chan struct{}, 1000)
-	c.OnFlagChange(func(sdk.FlagChange) { quick <- struct{}{} })
-	for i := range int64(50) {
-		apply(t, st, false, flagJSON("text", "string", "x", "y", "", i+2))
-		<-quick
-	}
-	close(release)
-	until(t, "slow listener is done", func() bool { mu.Lock(); defer mu.Unlock(); return slow == 2 })
 }
 
 type server struct {
@@ -346,7 +319,7 @@ func serve(t *testing.T) *server {
 // TestDirect: flags come over the stream, changes arrive, and events go back.
 func TestDirect(t *testing.T) {
 	srv := serve(t)
-	apply(t, srv.store, true, sample()...)
+	apply(t, srv.store, true, sampleItems()...)
 	until(t, "server is ready", srv.relay.Ready)
 	var mu sync.Mutex
 	var states []sdk.State
@@ -397,7 +370,7 @@ func TestDirect(t *testing.T) {
 
 func TestDirectWithBootstrapAndWrongSecret(t *testing.T) {
 	srv := serve(t)
-	apply(t, srv.store, true, sample()...)
+	apply(t, srv.store, true, sampleItems()...)
 	until(t, "server is ready", srv.relay.Ready)
 	other, _ := protocol.NewSecret(protocol.NewEnvID())
 
@@ -408,7 +381,7 @@ func TestDirectWithBootstrapAndWrongSecret(t *testing.T) {
 	if s := c.Status(); s.State != sdk.Off || !errors.Is(s.Err, sdk.ErrUnauthorized) {
 		t.Errorf("Status() = %+v", s)
 	}
-	c = newClient(t, sdk.Config{StreamingURL: srv.url, EnvSecret: other, Bootstrap: document(sample()...), DisableEvents: true})
+	c = newClient(t, sdk.Config{StreamingURL: srv.url, EnvSecret: other, Bootstrap: document(sampleItems()...), DisableEvents: true})
 	if !c.Ready() || !c.Bool("bool", newUser(t, "ann"), false) {
 		t.Error("the bootstrap does not serve")
 	}
@@ -418,7 +391,7 @@ func TestDirectWithBootstrapAndWrongSecret(t *testing.T) {
 // client reads it.
 func TestDirectIntoStore(t *testing.T) {
 	srv := serve(t)
-	apply(t, srv.store, true, sample()...)
+	apply(t, srv.store, true, sampleItems()...)
 	until(t, "server is ready", srv.relay.Ready)
 	shared := memory.New()
 	defer shared.Close()
@@ -464,14 +437,14 @@ func TestNewRejects(t *testing.T) {
 
 func TestEvaluationAllocs(t *testing.T) {
 	srv := serve(t)
-	apply(t, srv.store, true, sample()...)
+	apply(t, srv.store, true, sampleItems()...)
 	until(t, "server is ready", srv.relay.Ready)
 	online := newClient(t, sdk.Config{StreamingURL: srv.url, EnvSecret: srv.secret, FlushInterval: time.Hour})
 	waitReady(t, online)
 	ann := newUser(t, "ann")
 	for what, c := range map[string]*sdk.Client{
 		"events on":  online,
-		"events off": newClient(t, sdk.Config{Offline: true, Bootstrap: document(sample()...)}),
+		"events off": newClient(t, sdk.Config{Offline: true, Bootstrap: document(sampleItems()...)}),
 	} {
 		for name, call := range map[string]func(){
 			"Bool":             func() { c.Bool("bool", ann, false) },
@@ -493,58 +466,96 @@ func TestEvaluationAllocs(t *testing.T) {
 	}
 }
 
-// TestEverythingAtOnce runs under the race detector: evaluations, listeners,
-// events, changes of data and a Close in the middle.
+// TestEverythingAtOnce runs under the race detector: 64 goroutines evaluate,
+// listen, track and flush while flags change and the client closes.
 func TestEverythingAtOnce(t *testing.T) {
 	srv := serve(t)
-	apply(t, srv.store, true, sample()...)
+	apply(t, srv.store, true, sampleItems()...)
 	until(t, "server is ready", srv.relay.Ready)
-	c, err := sdk.New(sdk.Config{StreamingURL: srv.url, EnvSecret: srv.secret, Sync: syncer.Config{Reconcile: 5 * time.Millisecond}})
+	c, err := sdk.New(sdk.Config{
+		StreamingURL: srv.url, EnvSecret: srv.secret, Sync: syncer.Config{Reconcile: 5 * time.Millisecond},
+		OnStatus: func(sdk.Status) {},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	waitReady(t, c)
 	ann := newUser(t, "ann")
-	ctx, cancel := context.WithCancel(t.Context())
+	closed := make(chan struct{})
 	var wg sync.WaitGroup
-	for i := range 32 {
+	jobs := []func(){
+		func() {
+			frozen := c.Snapshot()
+			if a, b := frozen.String("text", ann, ""), frozen.String("text", ann, ""); a != b {
+				t.Errorf("a snapshot gave %q and %q", a, b)
+			}
+			c.Bool("member", ann, false)
+			sdk.JSON(c, "json", ann, struct{ Size int }{})
+		},
+		func() { c.OnFlagChange(func(ch sdk.FlagChange) { c.String(ch.Key, ann, "") })() },
+		func() {
+			remove := sdk.OnValueChanged(c, "text", ann, "", func(_, now string) { c.Bool("member", ann, false) })
+			c.ListenerStats()
+			remove()
+		},
+		func() { c.TrackMetric(ann, "m", 1); c.Identify(ann); c.EventStats() },
+		func() {
+			for range c.AllFlags(ann).All() {
+			}
+			c.AllFlags(ann).Get("text", "")
+		},
+		func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+			defer cancel()
+			if err := c.Flush(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, sdk.ErrClosed) {
+				t.Errorf("Flush = %v", err)
+			}
+		},
+		func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+			defer cancel()
+			c.WaitFor(ctx, sdk.Interrupted) // whatever comes of it
+			c.Status()
+		},
+		func() {
+			v := c.VariationDetail("whole", newUser(t, "bob", sdk.Int("n", 1)), nil)
+			if v.Value != 7.0 {
+				t.Errorf("whole = %+v", v)
+			}
+		},
+	}
+	for i := range 64 {
 		wg.Go(func() {
-			// Bounded, so that the events of a slow machine can be delivered.
-			for n := 0; n < 200 && ctx.Err() == nil; n++ {
-				switch i % 4 {
-				case 0:
-					c.String("text", ann, "")
-					c.Bool("member", ann, false)
-				case 1:
-					c.OnFlagChange(func(ch sdk.FlagChange) { c.String(ch.Key, ann, "") })()
-				case 2:
-					c.TrackMetric(ann, "m", 1)
-					c.Status()
-				case 3:
-					for range c.AllFlags(ann).All() {
-					}
+			// Bounded, so that the events of a slow machine can be delivered; and
+			// once more after Close.
+			for n := 0; n < 100; n++ {
+				select {
+				case <-closed:
+					n = 99
+				default:
 				}
+				jobs[i%len(jobs)]()
 			}
 		})
 	}
 	for i := range int64(100) {
-		apply(t, srv.store, false, flagJSON("text", "string", "x", "y", "", i+2), segmentJSON("seg", "ann", i+2))
+		apply(t, srv.store, false, flagJSON("text", "string", fmt.Sprint(i), "y", "", i+2), segmentJSON("seg", "ann", i+2))
 	}
 	if err := c.Close(t.Context()); err != nil {
 		t.Errorf("Close = %v", err)
 	}
+	close(closed)
 	if err := c.Close(t.Context()); err != nil {
 		t.Errorf("second Close = %v", err)
 	}
-	cancel()
 	wg.Wait()
-	if st := c.EventStats(); st.Recorded != st.Delivered+st.Dropped+st.Failed+st.Pending || st.Pending != 0 {
+	if st := c.EventStats(); st.Recorded != st.Delivered+st.Dropped+st.Failed+st.Pending || st.Pending != 0 || st.Delivered == 0 {
 		t.Errorf("EventStats() = %+v do not add up", st)
 	}
 }
 
 func BenchmarkBool(b *testing.B) {
-	c := newClient(b, sdk.Config{Offline: true, Bootstrap: document(sample()...)})
+	c := newClient(b, sdk.Config{Offline: true, Bootstrap: document(sampleItems()...)})
 	ann := newUser(b, "ann")
 	b.ReportAllocs()
 	for b.Loop() {

@@ -41,8 +41,8 @@ var (
 
 // A Detail is the outcome of one evaluation.
 type Detail[T any] struct {
-	Value       T
-	Reason      Reason
+	Value       T      // the variation's, or the default
+	Reason      Reason // why it is that
 	VariationID string // empty if Value is the default
 	FlagKey     string // as asked for
 	FlagName    string // FeatBit's display name; empty if there is no such flag
@@ -67,7 +67,7 @@ func (d Detail[T]) Age() time.Duration {
 // a default must be as cheap as any other.
 type brokenError struct{ cause error }
 
-func (e *brokenError) Error() string   { return ErrFlagBroken.Error() + ": it " + e.cause.Error() }
+func (e *brokenError) Error() string   { return ErrFlagBroken.Error() + ": " + e.cause.Error() }
 func (e *brokenError) Unwrap() []error { return []error{ErrFlagBroken, e.cause} }
 
 func errOf(res *flags.Result) error {

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/flagstead/flagstead/internal/flags"
-	"github.com/flagstead/flagstead/internal/insight"
 )
 
 // An EventSink takes a client's events instead of FeatBit's event server, see
@@ -32,9 +31,9 @@ const (
 
 // An Event is something that happened to a user.
 type Event struct {
-	Kind EventKind
-	Time time.Time
-	User *User
+	Kind EventKind // which of the members below are set
+	Time time.Time // when it happened
+	User *User     // to whom; never nil
 
 	// Of an EvaluationEvent.
 	FlagKey          string
@@ -48,11 +47,25 @@ type Event struct {
 }
 
 // A Metric is one custom event, with a value that counts for experiments.
-type Metric = insight.Metric
+type Metric struct {
+	Name  string  // of the event
+	Value float64 // finite
+}
 
 // EventStats counts events since the client was made. Recorded is always
 // Delivered + Dropped + Failed + Pending.
-type EventStats = insight.Stats
+type EventStats struct {
+	Recorded  uint64 // handed over by evaluations, Identify, TrackMetric and TrackMetrics
+	Delivered uint64 // acknowledged by the event server
+	Dropped   uint64 // lost because the buffers were full, or recorded after Close
+	Failed    uint64 // refused by the server, or given up after retries or at Close
+	Pending   uint64 // still held
+	Retries   uint64 // attempts beyond the first, in requests
+
+	// Refused says that the event server refused the secret (401). No more
+	// events are sent.
+	Refused bool
+}
 
 func evaluationEvent(u *User, res *flags.Result) Event {
 	return Event{

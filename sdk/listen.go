@@ -11,8 +11,8 @@ import (
 
 // A FlagChange says that evaluations of a flag may give another result.
 type FlagChange struct {
-	Key     string
-	Removed bool // the flag was deleted or archived
+	Key     string // the flag's
+	Removed bool   // the flag was deleted or archived
 }
 
 // OnFlagChange calls fn after each change of a flag, also of one that a flag's

@@ -12,25 +12,25 @@ import (
 	"github.com/flagstead/flagstead/store/memory"
 )
 
-// log collects what listeners were told.
-type log struct {
+// told collects what listeners were told.
+type told struct {
 	mu    sync.Mutex
 	lines []string
 }
 
-func (l *log) add(format string, args ...any) {
+func (l *told) add(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines = append(l.lines, fmt.Sprintf(format, args...))
 }
 
-func (l *log) all() []string {
+func (l *told) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.lines)
 }
 
-func (l *log) expect(t *testing.T, want ...string) {
+func (l *told) expect(t *testing.T, want ...string) {
 	t.Helper()
 	until(t, fmt.Sprintf("%q; got %q", want, l.all()), func() bool { return len(l.all()) >= len(want) })
 	if got := l.all(); !slices.Equal(got, want) {
@@ -48,11 +48,11 @@ func archived(it store.Item) store.Item {
 func TestOnValueChanged(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	c := newClient(t, sdk.Config{Store: st})
 	waitReady(t, c)
 	ann, bob := newUser(t, "ann"), newUser(t, "bob")
-	var texts, members, maybe log
+	var texts, members, maybe told
 	sdk.OnValueChanged(c, "text", ann, "def", func(old, now string) { texts.add("%s>%s", old, now) })
 	sdk.OnValueChanged(c, "member", ann, false, func(old, now bool) { members.add("ann %t>%t", old, now) })
 	sdk.OnValueMaybeChanged(c, "member", bob, false, func(now bool) { maybe.add("bob %t", now) })
@@ -71,9 +71,9 @@ func TestOnValueChanged(t *testing.T) {
 	texts.expect(t, "one>two", "two>def")
 	apply(t, st, false, flagJSON("text", "string", "back", "y", "", 5))
 	texts.expect(t, "one>two", "two>def", "def>back")
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	texts.expect(t, "one>two", "two>def", "def>back", "back>one")
-	apply(t, st, true, sample()[1:2]...)
+	apply(t, st, true, sampleItems()[1:2]...)
 	members.expect(t, "ann true>false", "ann false>true", "ann true>false")
 	if st := c.ListenerStats(); st.Listeners != 3 {
 		t.Errorf("ListenerStats() = %+v", st)
@@ -84,11 +84,11 @@ func TestOnValueChanged(t *testing.T) {
 func TestValueTypes(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	c := newClient(t, sdk.Config{Store: st})
 	waitReady(t, c)
 	ann := newUser(t, "ann")
-	var got log
+	var got told
 	sdk.OnValueChanged(c, "whole", ann, 0, func(old, now int) { got.add("int %d>%d", old, now) })
 	sdk.OnValueChanged(c, "number", ann, 0.0, func(old, now float64) { got.add("float %v>%v", old, now) })
 	sdk.OnValueChanged(c, "json", ann, struct{ Size int }{}, func(old, now struct{ Size int }) { got.add("json %d>%d", old.Size, now.Size) })
@@ -111,9 +111,9 @@ func TestListenBeforeReady(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
 	c := newClient(t, sdk.Config{Store: st})
-	var got log
+	var got told
 	sdk.OnValueChanged(c, "text", newUser(t, "ann"), "def", func(old, now string) { got.add("%s>%s", old, now) })
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	got.expect(t, "def>one")
 }
 
@@ -121,12 +121,12 @@ func TestListenBeforeReady(t *testing.T) {
 func TestListenersSendNoEvents(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	sink := &sink{}
 	c := newClient(t, sdk.Config{Store: st, EventSink: sink})
 	waitReady(t, c)
 	ann := newUser(t, "ann")
-	var got log
+	var got told
 	sdk.OnValueChanged(c, "text", ann, "", func(old, now string) { got.add("%s", now) })
 	sdk.OnValueMaybeChanged(c, "text", ann, "", func(now string) { got.add("%s", now) })
 	apply(t, st, false, flagJSON("text", "string", "new", "x", "", 2))
@@ -141,7 +141,7 @@ func TestListenersSendNoEvents(t *testing.T) {
 func TestRemoveWhileDelivering(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	c := newClient(t, sdk.Config{Store: st})
 	waitReady(t, c)
 	called := make(chan struct{}, 100)
@@ -159,7 +159,7 @@ func TestRemoveWhileDelivering(t *testing.T) {
 	apply(t, st, false, flagJSON("text", "string", "x", "y", "", 2))
 	<-called
 	until(t, "both are gone", func() bool { return c.ListenerStats().Listeners == 0 })
-	var last log
+	var last told
 	c.OnFlagChange(func(ch sdk.FlagChange) { last.add("%s", ch.Key) })
 	n := len(called)
 	apply(t, st, false, flagJSON("text", "string", "z", "y", "", 3))
@@ -174,7 +174,7 @@ func TestRemoveWhileDelivering(t *testing.T) {
 func TestLagIsCounted(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	c := newClient(t, sdk.Config{Store: st})
 	waitReady(t, c)
 	release, busy := make(chan struct{}), make(chan struct{}, 100)
@@ -199,27 +199,27 @@ func TestLagIsCounted(t *testing.T) {
 // client.
 func TestListenInEveryMode(t *testing.T) {
 	srv := serve(t)
-	apply(t, srv.store, true, sample()...)
+	apply(t, srv.store, true, sampleItems()...)
 	until(t, "server is ready", srv.relay.Ready)
 	st := memory.New()
 	defer st.Close()
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	next := flagJSON("text", "string", "new", "x", "", time.Now().UnixMilli())
 
 	reader := newClient(t, sdk.Config{Store: st})
 	direct := newClient(t, sdk.Config{StreamingURL: srv.url, EnvSecret: srv.secret, DisableEvents: true})
-	offline := newClient(t, sdk.Config{Offline: true, Bootstrap: document(sample()...)})
+	offline := newClient(t, sdk.Config{Offline: true, Bootstrap: document(sampleItems()...)})
 	for what, mode := range map[string]struct {
 		client *sdk.Client
 		change func()
 	}{
 		"reader":  {reader, func() { apply(t, st, false, next) }},
 		"direct":  {direct, func() { apply(t, srv.store, false, next) }},
-		"offline": {offline, func() { load(t, offline, append(sample()[:1], next)...) }},
+		"offline": {offline, func() { load(t, offline, append(sampleItems()[:1], next)...) }},
 	} {
 		waitReady(t, mode.client)
 		until(t, what+" ok", func() bool { return mode.client.Status().State == sdk.OK })
-		var got log
+		var got told
 		sdk.OnValueChanged(mode.client, "text", newUser(t, "ann"), "", func(old, now string) { got.add("%s>%s", old, now) })
 		mode.change()
 		got.expect(t, "one>new")

@@ -105,7 +105,7 @@ func TestHostileStreams(t *testing.T) {
 						}
 						answer := protocol.PongFrame
 						if strings.Contains(string(text), "data-sync") {
-							answer = document(sample()...)
+							answer = document(sampleItems()...)
 						}
 						c.WriteMessage(websocket.TextMessage, answer)
 					}
@@ -150,7 +150,7 @@ func TestHalfOpen(t *testing.T) {
 		}
 		upgrade(w, r, func(c *websocket.Conn) {
 			c.ReadMessage()
-			c.WriteMessage(websocket.TextMessage, document(sample()...))
+			c.WriteMessage(websocket.TextMessage, document(sampleItems()...))
 			<-again
 		})
 	}))
@@ -181,7 +181,7 @@ func TestHalfOpen(t *testing.T) {
 // verify is logged.
 func TestTLS(t *testing.T) {
 	srv := serve(t)
-	apply(t, srv.store, true, sample()...)
+	apply(t, srv.store, true, sampleItems()...)
 	until(t, "server is ready", srv.relay.Ready)
 	dir := t.TempDir()
 	authority, authorityKey := certificate(t, nil, nil)
@@ -364,7 +364,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // in no message when it is wrong.
 func TestProxy(t *testing.T) {
 	srv := serve(t)
-	apply(t, srv.store, true, sample()...)
+	apply(t, srv.store, true, sampleItems()...)
 	until(t, "server is ready", srv.relay.Ready)
 	p := &proxy{target: strings.TrimPrefix(srv.url, "http://")}
 	through := httptest.NewServer(p)
@@ -404,7 +404,7 @@ func TestCustomHTTPClient(t *testing.T) {
 	defer events.Close()
 	secret, _ := protocol.NewSecret(protocol.NewEnvID())
 	transport := &countingTransport{}
-	c := newClient(t, sdk.Config{DataSource: static(sample()...), EnvSecret: secret, EventURL: events.URL, HTTPClient: &http.Client{Transport: transport}})
+	c := newClient(t, sdk.Config{DataSource: static(sampleItems()...), EnvSecret: secret, EventURL: events.URL, HTTPClient: &http.Client{Transport: transport}})
 	waitReady(t, c)
 	c.Bool("bool", newUser(t, "ann"), false)
 	if err := c.Flush(t.Context()); err != nil {
@@ -434,7 +434,7 @@ func TestCloseWhileNothingAnswers(t *testing.T) {
 	defer hang.Close()
 	defer close(release)
 	secret, _ := protocol.NewSecret(protocol.NewEnvID())
-	c := newClient(t, sdk.Config{StreamingURL: hang.URL, EnvSecret: secret, Bootstrap: document(sample()...)})
+	c := newClient(t, sdk.Config{StreamingURL: hang.URL, EnvSecret: secret, Bootstrap: document(sampleItems()...)})
 	c.Bool("bool", newUser(t, "ann"), false)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

@@ -73,7 +73,7 @@ func (failing) Read([]byte) (int, error) { return 0, errRead }
 func TestDefaults(t *testing.T) {
 	c := newClient(t, sdk.Config{
 		Offline:   true,
-		Bootstrap: document(sample()...),
+		Bootstrap: document(sampleItems()...),
 		Defaults: map[string]any{
 			"yes": true, "no": false, "n": 7, "f": 2.5, "s": "table", "j": map[string]any{"size": 9}, "text": "unused",
 		},
@@ -120,7 +120,7 @@ func (s *sink) all() []sdk.Event {
 // offline, and only that.
 func TestEventSink(t *testing.T) {
 	s := &sink{}
-	c := newClient(t, sdk.Config{Offline: true, Bootstrap: document(sample()...), EventSink: s})
+	c := newClient(t, sdk.Config{Offline: true, Bootstrap: document(sampleItems()...), EventSink: s})
 	ann := newUser(t, "ann")
 	c.Bool("bool", ann, false)
 	c.Bool("text", ann, false) // wrong type
@@ -187,7 +187,7 @@ func TestDataSource(t *testing.T) {
 	if c.Ready() || c.Status().State != sdk.Initializing {
 		t.Errorf("Status() = %+v", c.Status())
 	}
-	items, err := sdk.ParseItems(document(sample()...))
+	items, err := sdk.ParseItems(document(sampleItems()...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestStartWait(t *testing.T) {
 	if c.Ready() || !strings.Contains(out.String(), "started without flags") {
 		t.Errorf("ready %t, logged %q", c.Ready(), out.String())
 	}
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	if c := newClient(t, sdk.Config{Store: st, StartWait: time.Minute}); !c.Ready() {
 		t.Error("not ready after New")
 	}
@@ -288,7 +288,7 @@ func TestWaitForEnds(t *testing.T) {
 func TestStaleWhileInterrupted(t *testing.T) {
 	st := &failable{Store: memory.New()}
 	defer st.Store.Close()
-	apply(t, st.Store, true, sample()...)
+	apply(t, st.Store, true, sampleItems()...)
 	c := newClient(t, sdk.Config{Store: st, Follow: store.FollowOptions{Interval: 5 * time.Millisecond, MaxBackoff: 5 * time.Millisecond}})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -339,7 +339,7 @@ func (f *failable) Load(ctx context.Context, since store.Rev) (store.Snapshot, e
 func TestSnapshot(t *testing.T) {
 	st := memory.New()
 	defer st.Close()
-	apply(t, st, true, sample()...)
+	apply(t, st, true, sampleItems()...)
 	s := &sink{}
 	c := newClient(t, sdk.Config{Store: st, EventSink: s})
 	waitReady(t, c)
