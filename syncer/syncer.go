@@ -167,7 +167,7 @@ func (s State) String() string {
 
 // Status describes a syncer at one moment.
 type Status struct {
-	State State
+	State State     // how the syncer and its source stand
 	Since time.Time // when State was entered
 	Err   error     // what keeps the syncer from being OK, or nil
 
