@@ -12,15 +12,15 @@ type Reason uint8
 
 // The reasons. String gives FeatBit's words, which the comments repeat.
 const (
-	ReasonOff          = Reason(flags.Off)            // flag off
-	ReasonTargetMatch  = Reason(flags.TargetMatch)    // target match
-	ReasonRuleMatch    = Reason(flags.RuleMatch)      // rule match
-	ReasonFallthrough  = Reason(flags.Fallthrough)    // fall through all rules
-	ReasonNotReady     = Reason(flags.ClientNotReady) // client not ready
-	ReasonFlagNotFound = Reason(flags.FlagNotFound)   // flag not found
-	ReasonBadUser      = Reason(flags.BadUser)        // user not specified
-	ReasonError        = Reason(flags.Broken)         // error in evaluation
-	ReasonWrongType    = Reason(flags.WrongType)      // wrong type
+	ReasonOff          Reason = Reason(flags.Off)            // flag off
+	ReasonTargetMatch  Reason = Reason(flags.TargetMatch)    // target match
+	ReasonRuleMatch    Reason = Reason(flags.RuleMatch)      // rule match
+	ReasonFallthrough  Reason = Reason(flags.Fallthrough)    // fall through all rules
+	ReasonNotReady     Reason = Reason(flags.ClientNotReady) // client not ready
+	ReasonFlagNotFound Reason = Reason(flags.FlagNotFound)   // flag not found
+	ReasonBadUser      Reason = Reason(flags.BadUser)        // user not specified
+	ReasonError        Reason = Reason(flags.Broken)         // error in evaluation
+	ReasonWrongType    Reason = Reason(flags.WrongType)      // wrong type
 )
 
 // String returns the reason in FeatBit's words.
