@@ -252,6 +252,23 @@ func TestVerify(t *testing.T) {
 	if code != 1 || !strings.Contains(out, `case 2, flag "maintenance"`) || !strings.Contains(out, "value is false, want true") || !strings.HasSuffix(out, "\n2 passed, 1 failed\n") {
 		t.Errorf("status %d, %s", code, out)
 	}
+	// A broken file hides neither the others nor itself.
+	typo := filepath.Join(t.TempDir(), "typo.json")
+	if err := os.WriteFile(typo, []byte(strings.Replace(text, `"expect":{"value":true}`, `"expect":{"valeu":true}`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errOut := call(t, "verify", typo, filepath.Join(t.TempDir(), "none.json"), conformance[0])
+	if code != 1 || !strings.HasSuffix(out, "432 passed, 0 failed\n432 passed, 0 failed\n") ||
+		!strings.Contains(errOut, `typo.json: case 2, flag "maintenance": expect has the unknown member "valeu"`) || !strings.Contains(errOut, "none.json: no such file") {
+		t.Errorf("status %d, %s%s", code, out, errOut)
+	}
+	if code, out, _ := call(t, "verify", conformance[0]); code != 0 || strings.Contains(out, "difference") {
+		t.Errorf("status %d, %s", code, out)
+	}
+	// With files, --differences is no way to leave them out.
+	if code, out, _ := call(t, "verify", "--differences", own); code != 1 || !strings.Contains(out, "regexp-syntax") || !strings.HasSuffix(out, "\n2 passed, 1 failed\n") {
+		t.Errorf("status %d, %s", code, out)
+	}
 	if code, out, _ := call(t, "verify", "--differences"); code != 0 || !strings.Contains(out, "regexp-syntax") {
 		t.Errorf("status %d, %s", code, out)
 	}

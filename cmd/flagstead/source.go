@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flagstead/flagstead/internal/wire"
 	"github.com/flagstead/flagstead/sdk"
 	"github.com/flagstead/flagstead/store"
 	"github.com/flagstead/flagstead/store/bolt"
@@ -124,9 +125,10 @@ func (s *source) explain(err, why error, wait time.Duration) error {
 	return fmt.Errorf("no flags from %s within %v", where, wait)
 }
 
-// plain takes the package's name off an error that is shown to a person.
+// plain takes the package's name, and Go's types, off an error that is shown to a
+// person.
 func plain(err error) error {
-	return errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "sdk: "), "syncer: "))
+	return errors.New(strings.TrimPrefix(strings.TrimPrefix(wire.InWords(err), "sdk: "), "syncer: "))
 }
 
 // openStore opens the store that a URL names, for reading or for writing.

@@ -13,39 +13,43 @@ import (
 )
 
 type verifyCmd struct {
-	Files       []string `arg:"" optional:"" placeholder:"CASES.json" type:"path" help:"Files of cases: {\"bootstrap\": …, \"cases\": [{\"flagKey\", \"user\", \"default\", \"expect\"}]}."`
+	Files       []string `arg:"" optional:"" placeholder:"CASES.json" type:"path" help:"Files of cases: {\"bootstrap\": …, \"cases\": [{\"flagKey\", \"user\", \"default\", \"expect\"}]}, see https://github.com/flagstead/flagstead/blob/main/docs/verify.md."`
 	Via         string   `default:"engine" enum:"engine,client" help:"What evaluates: engine, the evaluator alone, or client, a whole client as programs use it."`
 	Differences bool     `help:"List the intended differences from FeatBit's Python SDK."`
 }
 
-// Run runs the files. Its last line is "N passed, N failed".
+// Run runs the files, also those behind a broken one. Its last line is "N
+// passed, N failed".
 func (c *verifyCmd) Run(con *console) error {
 	if c.Differences {
 		for _, d := range flags.Differences {
 			con.printf("%s\n  Python: %s\n  here:   %s\n  reason: %s\n\n", d.Name, d.Python, d.Here, d.Reason)
 		}
-		con.printf("%s\n", plural(len(flags.Differences), "intended difference"))
-		return nil
+		con.printf("%s from FeatBit's Python SDK, none of which excepts a case\n", plural(len(flags.Differences), "intended difference"))
+		if len(c.Files) == 0 {
+			return nil
+		}
 	}
 	if len(c.Files) == 0 {
 		return errors.New("no files of cases given")
 	}
-	passed, failed := 0, 0
+	passed, failed, broken := 0, 0, 0
 	for _, name := range c.Files {
 		p, f, err := verifyFile(con, name, c.Via)
-		if _, ok := errors.AsType[*os.PathError](err); ok {
-			return err // it names the file
-		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			if _, ok := errors.AsType[*os.PathError](err); !ok { // that one names the file
+				err = fmt.Errorf("%s: %w", name, err)
+			}
+			fmt.Fprintf(con.err, "flagstead: %v\n", err)
+			broken++
+			continue
 		}
 		con.printf("%s: %d passed, %d failed\n", name, p, f)
 		passed += p
 		failed += f
 	}
-	con.printf("%s from FeatBit's Python SDK, none of which excepts a case (see --differences)\n", plural(len(flags.Differences), "intended difference"))
 	con.printf("%d passed, %d failed\n", passed, failed)
-	if failed > 0 {
+	if failed+broken > 0 {
 		return errSilent
 	}
 	return nil
@@ -96,13 +100,19 @@ func evaluator(f *verify.File, via string) (evaluate func(verify.Case) verify.Ou
 	sink := &lastEvent{}
 	client, err := sdk.New(sdk.Config{Offline: true, Bootstrap: f.Bootstrap, EventSink: sink})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, plain(err)
 	}
 	evaluate = func(c verify.Case) verify.Outcome {
 		sink.event = nil
-		u, _ := sdk.ParseUser(c.User) // a bad user is a case of its own
+		u, userErr := sdk.ParseUser(c.User) // a bad user is a case of its own
 		d := client.VariationDetail(c.FlagKey, u, c.Default)
 		out := verify.Outcome{Value: d.Value, Reason: d.Reason.String()}
+		switch d.Reason {
+		case sdk.ReasonBadUser:
+			out.Err = userErr
+		case sdk.ReasonError:
+			out.Err = plain(d.Err)
+		}
 		if sink.event != nil {
 			out.VariationID, out.SendToExperiment = sink.event.VariationID, sink.event.SendToExperiment
 		}

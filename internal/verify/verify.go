@@ -5,9 +5,11 @@
 //
 //	{"bootstrap": <data-sync document>, "cases": [{"flagKey", "user", "default", "expect"}]}
 //
-// where user is a JSON object with key, name and attributes, and expect has any
-// of value, reason, variationId and sendToExperiment; members that are absent
-// are not checked.
+// where user is a JSON object with key, name and attributes, and expect has one
+// or more of value, reason, variationId and sendToExperiment; members that are
+// absent are not checked. A member of another name is an error: a misspelt
+// expectation must not pass. Only "description" of a file and "note" of a case
+// are there for people. docs/verify.md is the description for users.
 package verify
 
 import (
@@ -15,8 +17,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/snapshot"
@@ -25,59 +30,147 @@ import (
 
 // A File is a decoded file of cases.
 type File struct {
-	Bootstrap json.RawMessage `json:"bootstrap"`
-	Cases     []Case          `json:"cases"`
+	Bootstrap json.RawMessage
+	Cases     []Case
 }
 
 // A Case is one evaluation and its expected outcome.
 type Case struct {
-	FlagKey string          `json:"flagKey"`
-	User    json.RawMessage `json:"user"`
-	Default any             `json:"default"`
-	Expect  Expect          `json:"expect"`
+	FlagKey string
+	User    json.RawMessage
+	Default any
+	Expect  Expect
 }
 
 // Expect is what an evaluation must give. Nil members are not checked.
 type Expect struct {
-	Value            *json.RawMessage `json:"value"`
-	Reason           *string          `json:"reason"`
-	VariationID      json.RawMessage  `json:"variationId"` // null: no event is recorded
-	SendToExperiment *bool            `json:"sendToExperiment"`
+	Value            *json.RawMessage
+	Reason           *string
+	VariationID      *string // empty: no event is recorded
+	SendToExperiment *bool
 }
 
-// UnmarshalJSON keeps a null value apart from an absent one.
-func (e *Expect) UnmarshalJSON(b []byte) error {
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(b, &members); err != nil {
+// Parse decodes a file of cases. Its error names the case.
+func Parse(text []byte) (*File, error) {
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal(text, &doc); err != nil {
+		if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+			return nil, wire.Locate(text, err)
+		}
+		return nil, fmt.Errorf("not a file of cases: %s", wire.InWords(err))
+	}
+	for _, name := range []string{"bootstrap", "cases"} {
+		if doc[name] == nil {
+			return nil, fmt.Errorf("not a file of cases: no %q member", name)
+		}
+	}
+	if err := only(doc, "bootstrap", "cases", "description"); err != nil {
+		return nil, fmt.Errorf("not a file of cases: it %w", err)
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal(doc["cases"], &list); err != nil {
+		return nil, fmt.Errorf("not a file of cases: cases: %s", wire.InWords(err))
+	}
+	if len(list) == 0 {
+		return nil, errors.New(`"cases" is empty, so nothing would be checked`)
+	}
+	f := &File{Bootstrap: doc["bootstrap"], Cases: make([]Case, len(list))}
+	for i, raw := range list {
+		if err := f.Cases[i].parse(raw); err != nil {
+			name := fmt.Sprintf("case %d", i+1)
+			if key := f.Cases[i].FlagKey; key != "" {
+				name += fmt.Sprintf(", flag %q", key)
+			}
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return f, nil
+}
+
+func (c *Case) parse(raw json.RawMessage) error {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return errors.New(wire.InWords(err))
+	}
+	if err := text(m, "flagKey", &c.FlagKey); err != nil {
 		return err
 	}
-	if v, ok := members["value"]; ok {
-		e.Value = &v
+	for _, name := range []string{"flagKey", "user", "expect"} {
+		if m[name] == nil {
+			return fmt.Errorf("no %q member", name)
+		}
 	}
-	e.VariationID = members["variationId"]
-	for name, target := range map[string]any{"reason": &e.Reason, "sendToExperiment": &e.SendToExperiment} {
-		if raw, ok := members[name]; ok {
-			if err := json.Unmarshal(raw, target); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+	if err := only(m, "flagKey", "user", "default", "expect", "note"); err != nil {
+		return fmt.Errorf("it %w", err)
+	}
+	c.User = m["user"]
+	if value, ok := m["default"]; ok {
+		if err := json.Unmarshal(value, &c.Default); err != nil {
+			return err
+		}
+	}
+	return c.Expect.parse(m["expect"])
+}
+
+func (e *Expect) parse(raw json.RawMessage) error {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return fmt.Errorf("expect: %s", wire.InWords(err))
+	}
+	if err := only(m, "value", "reason", "variationId", "sendToExperiment"); err != nil {
+		return fmt.Errorf("expect %w", err)
+	}
+	if len(m) == 0 {
+		return errors.New("expect is empty, so nothing would be checked")
+	}
+	if value, ok := m["value"]; ok {
+		e.Value = &value
+	}
+	if _, ok := m["reason"]; ok {
+		e.Reason = new(string)
+		if err := text(m, "reason", e.Reason); err != nil {
+			return err
+		}
+	}
+	if value, ok := m["variationId"]; ok {
+		e.VariationID = new(string)
+		if string(value) != "null" {
+			if err := text(m, "variationId", e.VariationID); err != nil {
+				return err
 			}
 		}
+	}
+	switch value, ok := m["sendToExperiment"]; {
+	case !ok:
+	case string(value) != "true" && string(value) != "false":
+		return errors.New("sendToExperiment is not true or false")
+	default:
+		send := string(value) == "true"
+		e.SendToExperiment = &send
 	}
 	return nil
 }
 
-// Parse decodes a file of cases.
-func Parse(text []byte) (*File, error) {
-	var f File
-	if err := json.Unmarshal(text, &f); err != nil {
-		return nil, locate(text, err)
+// text decodes a member, if it is there, into a text. Null is none.
+func text(m map[string]json.RawMessage, name string, to *string) error {
+	value, ok := m[name]
+	if !ok {
+		return nil
 	}
-	switch {
-	case f.Bootstrap == nil:
-		return nil, errors.New(`not a file of cases: no "bootstrap" member`)
-	case f.Cases == nil:
-		return nil, errors.New(`not a file of cases: no "cases" member`)
+	if value[0] != '"' {
+		return fmt.Errorf("%s is not a text", name)
 	}
-	return &f, nil
+	return json.Unmarshal(value, to)
+}
+
+// only rejects members of other names.
+func only(m map[string]json.RawMessage, names ...string) error {
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("has the unknown member %q; known are %s", name, strings.Join(names, ", "))
+		}
+	}
+	return nil
 }
 
 // Load returns the flags of the file's bootstrap.
@@ -95,46 +188,60 @@ type Outcome struct {
 	Reason           string
 	VariationID      string // empty if no event is recorded
 	SendToExperiment bool
+	Err              error // why Reason is an error, if more is known
 }
 
 // Evaluate evaluates a case's flag for its user.
 func Evaluate(set *flags.Set, c Case) Outcome {
-	u, _ := flags.ParseUser(c.User) // a bad user is a case of its own
+	u, userErr := flags.ParseUser(c.User) // a bad user is a case of its own
 	res := set.Evaluate(c.FlagKey, u)
 	if res.Reason.IsError() {
-		return Outcome{Value: c.Default, Reason: res.Reason.String()}
+		out := Outcome{Value: c.Default, Reason: res.Reason.String(), Err: res.Err}
+		if res.Reason == flags.BadUser {
+			out.Err = userErr
+		}
+		return out
 	}
 	return Outcome{Value: res.Variation.Any(), Reason: res.Reason.String(), VariationID: res.Variation.ID(), SendToExperiment: res.Experiment}
 }
 
 // Check says what is wrong with got, or returns nil.
 func (e Expect) Check(got Outcome) error {
-	var errs []error
+	var wrong []string
 	if e.Value != nil {
 		var want any
 		if err := json.Unmarshal(*e.Value, &want); err != nil {
 			return err
 		}
 		if !equal(got.Value, want) {
-			errs = append(errs, fmt.Errorf("value is %s, want %s", show(got.Value), *e.Value))
+			wrong = append(wrong, fmt.Sprintf("value is %s, want %s", show(got.Value), *e.Value))
 		}
 	}
-	if e.Reason != nil && got.Reason != *e.Reason {
-		errs = append(errs, fmt.Errorf("reason is %q, want %q", got.Reason, *e.Reason))
-	}
-	if e.VariationID != nil {
-		var want string // stays empty for null
-		if err := json.Unmarshal(e.VariationID, &want); err != nil {
-			return err
-		}
-		if got.VariationID != want {
-			errs = append(errs, fmt.Errorf("variation is %q, want %q", got.VariationID, want))
-		}
+	if e.VariationID != nil && got.VariationID != *e.VariationID {
+		wrong = append(wrong, fmt.Sprintf("variation is %q, want %q", got.VariationID, *e.VariationID))
 	}
 	if e.SendToExperiment != nil && got.SendToExperiment != *e.SendToExperiment {
-		errs = append(errs, fmt.Errorf("sendToExperiment is %t, want %t", got.SendToExperiment, *e.SendToExperiment))
+		wrong = append(wrong, fmt.Sprintf("sendToExperiment is %t, want %t", got.SendToExperiment, *e.SendToExperiment))
 	}
-	return errors.Join(errs...)
+	// The reason tells why another value came, so it is shown in any case.
+	switch {
+	case e.Reason != nil && got.Reason != *e.Reason:
+		wrong = append(wrong, fmt.Sprintf("reason is %q, want %q", got.Reason, *e.Reason)+got.why())
+	case len(wrong) > 0:
+		wrong[0] += fmt.Sprintf(" (%s%s)", got.Reason, got.why())
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(wrong, "\n"))
+}
+
+// why returns what is known beside the reason, to be put behind it.
+func (o Outcome) why() string {
+	if o.Err == nil {
+		return ""
+	}
+	return ": " + wire.InWords(o.Err)
 }
 
 func equal(got, want any) bool {
@@ -158,11 +265,4 @@ func show(v any) string {
 		return fmt.Sprint(v)
 	}
 	return string(bytes.TrimSpace(b.Bytes()))
-}
-
-func locate(text []byte, err error) error {
-	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return wire.Locate(text, err)
-	}
-	return fmt.Errorf("not a file of cases: %w", err)
 }

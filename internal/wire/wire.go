@@ -14,7 +14,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flagstead/flagstead/store"
@@ -131,7 +133,7 @@ type head struct {
 func ParseItem(kind store.Kind, raw []byte) (store.Item, error) {
 	var h head
 	if err := json.Unmarshal(raw, &h); err != nil {
-		return store.Item{}, err
+		return store.Item{}, errors.New(InWords(err))
 	}
 	name, member := h.Key, "key"
 	if kind == store.Segment {
@@ -236,7 +238,34 @@ func Locate(text []byte, err error) error {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return at(text, syntax.Offset, err)
 	}
-	return fmt.Errorf("%w: %w", ErrNotDataSync, err)
+	return fmt.Errorf("%w: %s", ErrNotDataSync, InWords(err))
+}
+
+// InWords returns the text of an error for people who write JSON. The decoder's
+// own text for a member of the wrong type speaks of Go's types.
+func InWords(err error) string {
+	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok {
+		return err.Error()
+	}
+	kind, _, _ := strings.Cut(wrong.Value, " ") // "number 1.5" has the number, too
+	words := "it is a JSON " + kind
+	if wrong.Field != "" {
+		words = wrong.Field + " is " + cmp.Or(jsonKinds[kind], kind)
+		if want := goKinds[wrong.Type.Kind()]; want != "" {
+			words += ", not " + want
+		}
+	}
+	return strings.Replace(err.Error(), wrong.Error(), words, 1)
+}
+
+var jsonKinds = map[string]string{
+	"string": "a text", "number": "a number", "bool": "true or false", "array": "a list", "object": "an object",
+}
+
+var goKinds = map[reflect.Kind]string{
+	reflect.String: "a text", reflect.Bool: "true or false", reflect.Slice: "a list", reflect.Array: "a list",
+	reflect.Struct: "an object", reflect.Map: "an object", reflect.Int64: "a number", reflect.Float64: "a number",
 }
 
 func at(text []byte, offset int64, err error) error {

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -73,6 +75,28 @@ func TestParseRejects(t *testing.T) {
 				t.Errorf("Parse = %v, want ErrNotDataSync", err)
 			}
 		})
+	}
+}
+
+// TestNoGoTypes: people who write JSON are told in its terms what is wrong.
+func TestNoGoTypes(t *testing.T) {
+	for _, tc := range []struct{ text, want string }{
+		{`[]`, "not a FeatBit data-sync document: it is a JSON array"},
+		{`7`, "not a FeatBit data-sync document: it is a JSON number"},
+		{`{"messageType":1.5}`, "not a FeatBit data-sync document: messageType is a number, not a text"},
+		{`{"messageType":"data-sync","data":{"eventType":"full","featureFlags":"x","segments":[]}}`,
+			"not a FeatBit data-sync document: featureFlags is a text, not a list"},
+		{`{"messageType":"data-sync","data":[]}`, "not a FeatBit data-sync document: it is a JSON array"},
+	} {
+		if _, err := Parse([]byte(tc.text)); !errors.Is(err, ErrNotDataSync) || err.Error() != tc.want {
+			t.Errorf("Parse(%s) = %v, want %q", tc.text, err, tc.want)
+		}
+	}
+	if _, err := ParseItem(store.Flag, []byte(`true`)); err == nil || err.Error() != "it is a JSON bool" {
+		t.Errorf("ParseItem = %v", err)
+	}
+	if got := InWords(fmt.Errorf("file x: %w", io.EOF)); got != "file x: EOF" {
+		t.Errorf("InWords = %q", got)
 	}
 }
 
