@@ -58,6 +58,7 @@ type demoWorker struct {
 
 // Run runs the demo. It ends by itself.
 func (c *demoCmd) Run(ctx context.Context, con *console) error {
+	outer := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, demoTimeout, fmt.Errorf("the demo did not end within %v", demoTimeout))
 	defer cancel()
 	dir, err := os.MkdirTemp("", "flagstead-demo-")
@@ -68,7 +69,13 @@ func (c *demoCmd) Run(ctx context.Context, con *console) error {
 	err = d.run(ctx)
 	stopErr := d.procs.stopAll()
 	removeErr := os.RemoveAll(dir)
+	if outer.Err() != nil {
+		err = errInterrupted // whatever it was that did not happen
+	}
 	if err = errors.Join(err, stopErr, removeErr); err != nil {
+		if errors.Is(err, errInterrupted) {
+			return err
+		}
 		return fmt.Errorf("demo failed: %w", err)
 	}
 	if left := d.left(); left != "" {

@@ -16,13 +16,10 @@ type evalCmd struct {
 	Flag   string `arg:"" optional:"" help:"Flag to evaluate. Default: all."`
 	Source source `embed:""`
 
-	User     string            `short:"u" placeholder:"KEY" help:"Key of the user."`
-	Name     string            `placeholder:"NAME" help:"Name of the user. Default: the key."`
-	Attr     map[string]string `short:"a" placeholder:"NAME=VALUE" help:"Attribute of the user; may be repeated."`
-	UserJSON string            `placeholder:"JSON" help:"The user as a JSON object with key, name and attributes, instead of the three above."`
+	UserFlags userFlags `embed:"" set:"userHelp=Key of the user."`
 
 	JSON bool          `help:"Print JSON."`
-	Wait time.Duration `default:"5s" placeholder:"TIME" help:"How long to wait for flags."`
+	Wait time.Duration `default:"5s" placeholder:"TIME" help:"How long to wait for flags (default ${default})."`
 }
 
 // row is one evaluation, as --json prints it.
@@ -36,11 +33,11 @@ type row struct {
 
 // Run evaluates and prints.
 func (c *evalCmd) Run(ctx context.Context, con *console) error {
-	u, err := c.user()
+	u, err := c.UserFlags.user("")
 	if err != nil {
 		return err
 	}
-	client, release, err := c.Source.open(ctx, con, c.Wait, nil)
+	client, release, err := c.Source.open(ctx, con, openOptions{wait: c.Wait})
 	if err != nil {
 		return err
 	}
@@ -51,6 +48,9 @@ func (c *evalCmd) Run(ctx context.Context, con *console) error {
 		if errors.Is(d.Err, sdk.ErrFlagNotFound) {
 			return fmt.Errorf("there is no flag %q", c.Flag)
 		}
+		if d.Err != nil {
+			return broken(c.Flag, d.Err)
+		}
 		rows = append(rows, rowOf(d))
 	} else {
 		for _, d := range client.AllFlags(u).All() {
@@ -60,32 +60,22 @@ func (c *evalCmd) Run(ctx context.Context, con *console) error {
 	return c.print(con, rows)
 }
 
-func (c *evalCmd) user() (*sdk.User, error) {
-	if c.UserJSON != "" {
-		if c.User != "" || c.Name != "" || len(c.Attr) > 0 {
-			return nil, errors.New("--user-json excludes --user, --name and --attr")
-		}
-		return sdk.ParseUser([]byte(c.UserJSON))
-	}
-	if c.User == "" {
-		return nil, errors.New("no user: give --user KEY or --user-json")
-	}
-	var attrs []sdk.Attr
-	if c.Name != "" {
-		attrs = append(attrs, sdk.Name(c.Name))
-	}
-	for name, value := range c.Attr {
-		attrs = append(attrs, sdk.String(name, value))
-	}
-	return sdk.NewUser(c.User, attrs...)
-}
-
 func rowOf(d sdk.Detail[any]) row {
 	r := row{Flag: d.FlagKey, Value: d.Value, Reason: d.Reason.String(), VariationID: d.VariationID}
 	if d.Err != nil {
-		r.Error = strings.TrimPrefix(d.Err.Error(), "sdk: ")
+		r.Error = plain(d.Err).Error()
 	}
 	return r
+}
+
+// broken says why a flag has no value.
+func broken(key string, err error) error {
+	text := plain(err).Error()
+	// A flag that is no flag says so itself.
+	if i := strings.Index(text, fmt.Sprintf("flag %q ", key)); i >= 0 {
+		return errors.New(text[i:])
+	}
+	return fmt.Errorf("flag %q: %s", key, text)
 }
 
 func (c *evalCmd) print(con *console, rows []row) error {

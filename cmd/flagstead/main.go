@@ -37,6 +37,7 @@ type console struct {
 	in       io.Reader
 	out, err io.Writer
 	log      *slog.Logger
+	typed    map[string]bool // flags that were given as arguments, by name: they go before the environment
 }
 
 func (c *console) printf(format string, args ...any) { fmt.Fprintf(c.out, format, args...) }
@@ -58,11 +59,20 @@ func (quiet) Printf(context.Context, string, ...any) {}
 // errSilent ends the program with status 1 when everything was said already.
 var errSilent = errors.New("")
 
+// errInterrupted says that a command was interrupted before it did its work.
+var errInterrupted = errors.New("interrupted")
+
+// A usageError is about the arguments, not about what they name.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
 // The exit codes.
 const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // as shells have it
 )
 
 // run is the program without its process.
@@ -93,20 +103,32 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		fmt.Fprintf(errOut, "flagstead: %v (see flagstead --help)\n", err)
 		return exitUsage
 	}
-	con := &console{in: in, out: out, err: errOut, log: slog.New(slog.DiscardHandler)}
+	con := &console{in: in, out: out, err: errOut, log: slog.New(slog.DiscardHandler), typed: map[string]bool{}}
+	for _, p := range parsed.Path {
+		if p.Flag != nil {
+			con.typed[p.Flag.Name] = true
+		}
+	}
 	if c.Verbose {
 		con.log = slog.New(slog.NewTextHandler(errOut, nil))
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	switch err := parsed.Run(con); {
+	err = parsed.Run(con)
+	if _, ok := errors.AsType[usageError](err); ok {
+		fmt.Fprintf(errOut, "flagstead: %v (see flagstead --help)\n", err)
+		return exitUsage
+	}
+	switch {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errSilent):
 		return exitFailure
-	default:
+	case errors.Is(err, errInterrupted):
 		fmt.Fprintf(errOut, "flagstead: %v\n", err)
-		return exitFailure
+		return exitInterrupted
 	}
+	fmt.Fprintf(errOut, "flagstead: %v\n", err)
+	return exitFailure
 }
 
 // joinSecret writes --secret X as --secret=X: a secret may begin with a hyphen,

@@ -147,6 +147,21 @@ func TestBadInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	empty := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(empty, []byte(" \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(t.TempDir(), "list.json")
+	if err := os.WriteFile(list, []byte("[]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	oddFlag := filepath.Join(t.TempDir(), "odd.json")
+	text := strings.Replace(string(sample.Flags), `"featureFlags": [`, `"featureFlags": [{"id":"1","key":"odd","variations":"none","isEnabled":true},`, 1)
+	if err := os.WriteFile(oddFlag, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mute, _ := muteServer(t)
+	host := strings.TrimPrefix(url, "ws://")
 	dir := t.TempDir()
 	bolt := "bolt://" + filepath.Join(dir, "x.db")
 
@@ -182,15 +197,48 @@ func TestBadInput(t *testing.T) {
 		"verify: no file":           {[]string{"verify", filepath.Join(dir, "none.json")}, "no such file", 1},
 		"verify: broken file":       {[]string{"verify", broken}, "line 3, column", 1},
 		"verify: other file":        {[]string{"verify", file}, "not a file of cases", 1},
+		"two sources":               {[]string{"eval", "-u", "a", "--store", bolt, "--url", url}, "--store and --url can't be used together", 2},
+		"file and URL":              {[]string{"watch", "--file", file, "--url", url}, "--file and --url can't be used together", 2},
+		"store and file":            {[]string{"watch", "--file", file, "--store", bolt}, "--store and --file can't be used together", 2},
+		"two secrets":               {[]string{"sync", bolt, "--url", url, "--secret", secret, "--secret-file", empty}, "--secret and --secret-file can't be used together", 2},
+		"empty secret file":         {[]string{"sync", bolt, "--url", url, "--secret-file", empty}, "secret file " + empty + " is empty", 1},
+		"sync: 4003 names the URL":  {[]string{"sync", bolt, "--url", url, "--secret", string(other)}, url + ": FeatBit refused", 1},
+		"URL: no scheme":            {[]string{"eval", "-u", "a", "--url", host, "--secret", secret}, "--url: put ws:// or http:// before the address", 1},
+		"URL: host alone":           {[]string{"sync", bolt, "--url", "featbit.example", "--secret", secret}, "--url: put ws:// or http:// before the address", 1},
+		"URL: other scheme":         {[]string{"eval", "-u", "a", "--url", "redis://" + host, "--secret", secret}, "redis:// is not for FeatBit", 1},
+		"URL: query":                {[]string{"sync", bolt, "--url", url + "/?token=" + secret, "--secret", secret}, "must end before the ?", 1},
+		"URL: password":             {[]string{"watch", "--url", "ws://u:hunter2@" + host, "--secret", secret}, "must not have a user or a password", 1},
+		"URL: port":                 {[]string{"watch", "--url", "ws://u:hunter2@h:port", "--secret", secret}, "the port is not a number", 1},
+		"URL: no host":              {[]string{"watch", "--url", "ws://", "--secret", secret}, "has no host", 1},
+		"store URL: port":           {[]string{"eval", "-u", "a", "--store", "redis://127.0.0.1:notaport"}, "the port is not a number", 1},
+		"store URL: password":       {[]string{"eval", "-u", "a", "--store", "redis://u:hunter2@h:notaport"}, "the port is not a number", 1},
+		"eval: missing file":        {[]string{"eval", "-u", "a", "--file", filepath.Join(dir, "none.json")}, "flagstead: open " + filepath.Join(dir, "none.json"), 1},
+		"eval: a list":              {[]string{"eval", "-u", "a", "--file", list}, list + ": not a FeatBit data-sync document: it is a JSON array", 1},
+		"watch: missing file":       {[]string{"watch", "--file", filepath.Join(dir, "none.json")}, "no such file", 1},
+		"watch: a list":             {[]string{"watch", "--file", list}, "it is a JSON array", 1},
+		"eval: broken flag":         {[]string{"eval", "odd", "--file", oddFlag, "-u", "a"}, `flagstead: flag "odd" cannot be read: variations is a text, not a list`, 1},
+		"eval: nameless attribute":  {[]string{"eval", "--file", file, "-u", "a", "-a", "=x"}, `--attr "=x" has no name`, 1},
+		"watch: bad user":           {[]string{"watch", "--file", file, "--user-json", "[]"}, "--user-json: user is not a JSON object: it is a JSON array", 1},
+		"sync: file that cannot be": {[]string{"sync", "file:///dev/null/flags.json", "--url", url, "--secret", secret}, "flagstead: store file:///dev/null/flags.json: ", 1},
+		"sync: mute FeatBit":        {[]string{"sync", bolt, "--url", "ws://" + mute, "--secret", secret, "--start", "200ms"}, "within 200ms: it accepted the connection and said nothing", 1},
+		"eval: mute FeatBit":        {[]string{"eval", "-u", "a", "--url", "ws://" + mute, "--secret", secret, "--wait", "200ms"}, "within 200ms: it accepted the connection and said nothing", 1},
+		"watch: mute FeatBit":       {[]string{"watch", "--url", "http://" + mute, "--secret", secret, "--wait", "200ms"}, "within 200ms: it accepted the connection and said nothing", 1},
+		"eval: mute Redis":          {[]string{"eval", "-u", "a", "--store", "redis://" + mute, "--wait", "200ms"}, "within 200ms: it does not answer", 1},
+		"watch: mute Redis":         {[]string{"watch", "--store", "redis://" + mute, "--wait", "200ms"}, "within 200ms: it does not answer", 1},
+		"sync: mute Redis":          {[]string{"sync", "redis://" + mute, "--url", url, "--secret", secret, "--start", "400ms"}, "it does not answer", 1},
 		"unknown command":           {[]string{"frobnicate"}, "unexpected argument frobnicate", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
+			began := time.Now()
 			code, out, errOut := call(t, tc.args...)
+			if took := time.Since(began); took > 4*time.Second {
+				t.Errorf("took %v, which no limit allows", took)
+			}
 			if code != tc.code || !strings.Contains(errOut, tc.want) {
 				t.Errorf("status %d, stderr %q; want %d and %q", code, errOut, tc.code, tc.want)
 			}
 			all := out + errOut
-			for _, hidden := range []string{string(other), secret, "hunter2@", "token="} {
+			for _, hidden := range []string{string(other), secret, "hunter2@", ":hunter2", "token=", "StreamingURL", "BootstrapFile", "Go value"} {
 				if strings.Contains(all, hidden) {
 					t.Errorf("printed %q: %s", hidden, all)
 				}
@@ -208,11 +256,97 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// muteServer accepts connections and says nothing on them. accepted tells of each.
+func muteServer(t *testing.T) (addr string, accepted <-chan struct{}) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	news := make(chan struct{}, 100)
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			news <- struct{}{}
+		}
+	})
+	t.Cleanup(func() { l.Close(); done.Wait() })
+	return l.Addr().String(), news
+}
+
+// TestMuteFeatBitEndsAtOnce: a syncer that waits for a server that says nothing
+// is stopped like any other.
+func TestMuteFeatBitEndsAtOnce(t *testing.T) {
+	_, secret := dev(t, flagsFile(t))
+	addr, accepted := muteServer(t)
+	s := start(t, "sync", "bolt://"+filepath.Join(t.TempDir(), "x.db"), "--wait", "--url", "ws://"+addr, "--secret", secret)
+	<-accepted
+	began := time.Now()
+	if code := s.stop(); code != 0 {
+		t.Errorf("status %d: %s", code, s.err.String())
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+}
+
+// TestInterruptedBeforeData: who interrupts a command that waits is told so.
+func TestInterruptedBeforeData(t *testing.T) {
+	_, secret := dev(t, flagsFile(t))
+	addr, accepted := muteServer(t)
+	for _, args := range [][]string{
+		{"sync", "bolt://" + filepath.Join(t.TempDir(), "x.db"), "--start", "20s"},
+		{"eval", "-u", "a", "--wait", "20s"},
+		{"watch", "--wait", "20s"},
+	} {
+		b := start(t, append(args, "--url", "ws://"+addr, "--secret", secret)...)
+		<-accepted
+		if code := b.stop(); code != exitInterrupted || b.err.String() != "flagstead: interrupted\n" {
+			t.Errorf("%v: status %d, %q", args, code, b.err.String())
+		}
+	}
+}
+
+// TestArgumentsBeatEnvironment: what somebody typed goes before what their
+// environment has.
+func TestArgumentsBeatEnvironment(t *testing.T) {
+	file := flagsFile(t)
+	url, secret := dev(t, file)
+	closed := filepath.Join(t.TempDir(), "none.db")
+	t.Setenv("FLAGSTEAD_STORE", "bolt://"+closed)
+	t.Setenv("FLAGSTEAD_URL", "ws://127.0.0.1:1")
+	t.Setenv("FLAGSTEAD_SECRET_FILE", closed)
+	for _, args := range [][]string{{"--file", file}, {"--url", url, "--secret", secret}} {
+		if code, out, errOut := call(t, append([]string{"eval", "dark-mode", "-u", "a"}, args...)...); code != 0 || !strings.Contains(out, "dark-mode") {
+			t.Errorf("%v: status %d, %s%s", args, code, out, errOut)
+		}
+	}
+	if code, _, errOut := call(t, "eval", "-u", "a", "--wait", "50ms"); code != 1 || !strings.Contains(errOut, "none.db") {
+		t.Errorf("the environment's store was not read: status %d, %s", code, errOut)
+	}
+	if code, _, errOut := call(t, "eval", "-u", "a", "--url", "redis://x"); code != 1 || !strings.Contains(errOut, "--url: ") {
+		t.Errorf("status %d, %s", code, errOut)
+	}
+	t.Setenv("FLAGSTEAD_STORE", "")
+	t.Setenv("FLAGSTEAD_URL", "redis://x")
+	if code, _, errOut := call(t, "eval", "-u", "a"); code != 1 || !strings.Contains(errOut, "FLAGSTEAD_URL: ") {
+		t.Errorf("status %d, %s", code, errOut)
+	}
+}
+
 func TestEval(t *testing.T) {
 	file := flagsFile(t)
 	code, out, _ := call(t, "eval", "--file", file, "-u", "u-1", "-a", "plan=pro", "-a", "age=42")
 	if code != 0 || !strings.Contains(out, "dark-mode") || !strings.Contains(out, "12.5") || strings.Count(out, "\n") != 16 {
 		t.Errorf("status %d, %s", code, out)
+	}
+	if code, _, errOut := call(t, "eval", "--file", file, "-u", "u-1", "-a", "plan=a;b=c"); code != 0 {
+		t.Errorf("a semicolon in an attribute: %s", errOut)
 	}
 	code, out, _ = call(t, "eval", "limits", "--file", file, "--json", "--user-json", `{"key":"x","name":"X","plan":"enterprise"}`)
 	var r row
@@ -315,6 +449,95 @@ func TestSyncAndWatch(t *testing.T) {
 	}
 }
 
+func rewrite(t *testing.T, file, old, now string) {
+	t.Helper()
+	text := strings.Replace(string(sample.Flags), old, now, 1)
+	if text == string(sample.Flags) && old != now {
+		t.Fatalf("the sample has no %q", old)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *background) complains(t *testing.T, text string) {
+	t.Helper()
+	until(t, text+" on stderr", func() bool { return strings.Contains(b.err.String(), text) })
+}
+
+// TestWatchFile: the file is followed, also through a time in which it is broken.
+func TestWatchFile(t *testing.T) {
+	file := flagsFile(t)
+	w := start(t, "watch", "api-version", "--file", file, "-a", "client=legacy-7")
+	w.says(t, "watching flag api-version")
+	if strings.Contains(w.err.String(), "no flag") {
+		t.Errorf("stderr: %s", w.err.String())
+	}
+	rewrite(t, file, "2024-10-01", "2020-02-02")
+	w.says(t, "2020-02-02") // which users with that attribute get
+	if err := os.WriteFile(file, []byte("{\n nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.complains(t, "interrupted: ")
+	w.complains(t, "line 2, column")
+	rewrite(t, file, "2024-10-01", "2021-03-03")
+	w.complains(t, "ok again")
+	w.says(t, "2021-03-03")
+	if code := w.stop(); code != 0 {
+		t.Errorf("status %d", code)
+	}
+}
+
+func TestWatchUnknownFlag(t *testing.T) {
+	file := flagsFile(t)
+	w := start(t, "watch", "nope", "--file", file, "--user-json", `{"key":"ann","name":"Ann"}`)
+	w.says(t, "watching flag nope for user ann")
+	w.complains(t, `there is no flag "nope" yet`)
+	rewrite(t, file, `"key": "api-version"`, `"key": "nope"`)
+	w.says(t, "  nope  ")
+	if code := w.stop(); code != 0 {
+		t.Errorf("status %d", code)
+	}
+}
+
+// TestWatchSaysWhatBecomesOfItsSource: FeatBit goes, comes back, goes, and comes
+// back as one that does not know the secret.
+func TestWatchSaysWhatBecomesOfItsSource(t *testing.T) {
+	file := flagsFile(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	serve := func() (*background, string) {
+		secret, err := protocol.NewSecret(protocol.NewEnvID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := start(t, "dev", file, "--addr", addr, "--secret", string(secret))
+		b.says(t, "Point an SDK")
+		return b, string(secret)
+	}
+	d, secret := serve()
+	w := start(t, "watch", "--url", "ws://"+addr, "--secret", secret)
+	w.says(t, "watching 15 flags for user watch")
+	if w.err.String() != "" {
+		t.Errorf("stderr at the start: %s", w.err.String())
+	}
+	d.stop()
+	w.complains(t, "interrupted: ")
+	again := start(t, "dev", file, "--addr", addr, "--secret", secret)
+	w.complains(t, "ok again")
+	again.stop()
+	serve()
+	if code := <-w.done; code != 1 || !strings.HasSuffix(strings.TrimSpace(w.err.String()), "check that the secret is a server secret of an existing environment") ||
+		!strings.Contains(w.err.String(), "flagstead: ws://"+addr+": FeatBit refused the connection (4003)") {
+		t.Errorf("status %d, %s", code, w.err.String())
+	}
+	w.done <- 1 // for stop
+}
+
 // TestDevReportsBrokenFile: a file that breaks later changes nothing but is
 // reported.
 func TestDevReportsBrokenFile(t *testing.T) {
@@ -336,6 +559,23 @@ func TestHelpAndVersion(t *testing.T) {
 		if code, out, errOut := call(t, args...); code != 0 || out == "" || errOut != "" {
 			t.Errorf("%v: status %d, %q, %q", args, code, out, errOut)
 		}
+	}
+}
+
+func TestHelpShowsDefaults(t *testing.T) {
+	for command, want := range map[string]string{"sync": "(default 10s)", "eval": "(default 5s)", "watch": "(default 5s)", "verify": "docs/verify.md"} {
+		if _, out, _ := call(t, command, "--help"); !strings.Contains(out, want) {
+			t.Errorf("%s --help has no %q: %s", command, want, out)
+		}
+	}
+}
+
+func TestDemoInterrupted(t *testing.T) {
+	t.Setenv("FLAGSTEAD_TEST_AS_MAIN", "1")
+	b := start(t, "demo")
+	b.says(t, "flip  1")
+	if code := b.stop(); code != exitInterrupted || b.err.String() != "flagstead: interrupted\n" {
+		t.Errorf("status %d, %q", code, b.err.String())
 	}
 }
 

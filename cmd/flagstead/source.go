@@ -24,18 +24,33 @@ type featbit struct {
 	SecretFile string `env:"FLAGSTEAD_SECRET_FILE" placeholder:"FILE" type:"path" help:"File that holds the secret."`
 }
 
-// check returns the secret, or says what is missing.
-func (f *featbit) check() (sdk.Secret, error) {
+// check returns the secret, or says what is missing or wrong.
+func (f *featbit) check(con *console) (sdk.Secret, error) {
 	if f.URL == "" {
 		return "", errors.New("no FeatBit URL: give --url or set FLAGSTEAD_URL")
 	}
-	text := f.Secret
-	if f.SecretFile != "" {
-		b, err := os.ReadFile(f.SecretFile)
+	if err := checkURL(f.URL); err != nil {
+		name := "FLAGSTEAD_URL"
+		if con.typed["url"] {
+			name = "--url"
+		}
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	text, file := f.Secret, f.SecretFile
+	if con.typed["secret"] {
+		if con.typed["secret-file"] {
+			return "", usageError("--secret and --secret-file can't be used together")
+		}
+		file = "" // of the environment
+	}
+	if file != "" {
+		b, err := os.ReadFile(file)
 		if err != nil {
 			return "", fmt.Errorf("secret file: %w", err)
 		}
-		text = strings.TrimSpace(string(b))
+		if text = strings.TrimSpace(string(b)); text == "" {
+			return "", fmt.Errorf("secret file %s is empty", file)
+		}
 	}
 	if text == "" {
 		return "", errors.New("no secret: give --secret-file or set FLAGSTEAD_SECRET")
@@ -47,38 +62,105 @@ func (f *featbit) check() (sdk.Secret, error) {
 	return secret, nil
 }
 
+// checkURL says what is wrong with the URL of an evaluation server. It repeats
+// nothing of what may be a password or a token.
+func checkURL(text string) error {
+	if !strings.Contains(text, "://") {
+		return errors.New("put ws:// or http:// before the address, or wss:// or https:// for TLS")
+	}
+	u, err := url.Parse(strings.TrimSpace(text))
+	if err != nil {
+		return badURL(err)
+	}
+	switch scheme := strings.ToLower(u.Scheme); {
+	case scheme != "ws" && scheme != "wss" && scheme != "http" && scheme != "https":
+		return fmt.Errorf("%s:// is not for FeatBit; use ws://, wss://, http:// or https://", scheme)
+	case u.User != nil:
+		return errors.New("the address must not have a user or a password; FeatBit wants the secret alone")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return errors.New("the address must end before the ? or #; the token is made from the secret")
+	case u.Hostname() == "":
+		return errors.New("the address has no host")
+	}
+	return nil
+}
+
+// badURL says why a URL cannot be parsed without repeating any of it: what looks
+// like a port may be half of a password.
+func badURL(err error) error {
+	if strings.Contains(err.Error(), "invalid port") {
+		return errors.New("the port is not a number")
+	}
+	return errors.New("it is not a valid URL")
+}
+
 // source says where a command gets its flags: exactly one of three places.
 type source struct {
-	Store   string  `env:"FLAGSTEAD_STORE" placeholder:"URL" xor:"source" help:"Read a store: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
-	File    string  `placeholder:"FILE" type:"path" xor:"source" help:"Read a bootstrap file: what FeatBit's latest-all returns."`
+	Store   string  `env:"FLAGSTEAD_STORE" placeholder:"URL" help:"Read a store: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
+	File    string  `placeholder:"FILE" type:"path" help:"Read a bootstrap file: what FeatBit's latest-all returns."`
 	FeatBit featbit `embed:""`
+}
+
+// pick drops the sources of the environment if one is given on the command line.
+func (s *source) pick(con *console) error {
+	var given []string
+	for _, name := range []string{"store", "file", "url"} {
+		if con.typed[name] {
+			given = append(given, name)
+		}
+	}
+	if len(given) > 1 {
+		return usageError(fmt.Sprintf("--%s and --%s can't be used together", given[0], given[1]))
+	}
+	if len(given) == 0 {
+		return nil
+	}
+	if given[0] != "store" {
+		s.Store = ""
+	}
+	if given[0] != "url" {
+		s.FeatBit.URL = ""
+	}
+	return nil
+}
+
+// openOptions tune source.open.
+type openOptions struct {
+	wait     time.Duration    // for the first flags
+	follow   bool             // the file, which is read once otherwise
+	onStatus func(sdk.Status) // may be nil
 }
 
 // open returns a client on the source, which is ready, and a function that
 // releases it.
-func (s *source) open(ctx context.Context, con *console, wait time.Duration, tune func(*sdk.Config)) (*sdk.Client, func(), error) {
-	cfg := sdk.Config{DisableEvents: true, Logger: con.log}
-	closeStore := func() {}
+func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Client, func(), error) {
+	if err := s.pick(con); err != nil {
+		return nil, nil, err
+	}
+	cfg := sdk.Config{DisableEvents: true, Logger: con.log, OnStatus: o.onStatus}
+	reach := &contact{}
+	cfg.Sync.NetDial = reach.dial
+	var st store.DataStore
+	var err error
 	switch {
+	case s.File != "" && o.follow:
+		st, err = openFile(ctx, s.File)
 	case s.File != "":
 		cfg.Offline, cfg.BootstrapFile = true, s.File
 	case s.Store != "":
-		st, err := openStore(s.Store, true)
-		if err != nil {
-			return nil, nil, err
-		}
-		cfg.Store, closeStore = st, func() { st.Close() }
+		st, err = openStore(s.Store, true)
 	case s.FeatBit.URL != "":
-		secret, err := s.FeatBit.check()
-		if err != nil {
-			return nil, nil, err
-		}
-		cfg.StreamingURL, cfg.EnvSecret = s.FeatBit.URL, secret
+		cfg.StreamingURL = s.FeatBit.URL
+		cfg.EnvSecret, err = s.FeatBit.check(con)
 	default:
-		return nil, nil, errors.New("no flags: give --store, --file or --url")
+		err = errors.New("no flags: give --store, --file or --url")
 	}
-	if tune != nil {
-		tune(&cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	closeStore := func() {}
+	if st != nil {
+		cfg.Store, closeStore = st, func() { st.Close() }
 	}
 	c, err := sdk.New(cfg)
 	if err != nil {
@@ -86,17 +168,51 @@ func (s *source) open(ctx context.Context, con *console, wait time.Duration, tun
 		return nil, nil, plain(err)
 	}
 	release := func() {
+		defer time.AfterFunc(hangUpAfter, reach.hangUp).Stop()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		c.Close(ctx)
 		closeStore()
 	}
-	if err := waitReady(ctx, c, wait); err != nil {
+	if err := waitReady(ctx, c, o.wait); err != nil {
 		why := c.Status().Err
+		switch {
+		case why != nil || !errors.Is(err, context.DeadlineExceeded):
+		case st == nil:
+			why = errors.New(reach.why())
+		default:
+			why = lookAt(ctx, st)
+		}
 		release()
-		return nil, nil, s.explain(err, why, wait)
+		if ctx.Err() != nil {
+			return nil, nil, errInterrupted
+		}
+		return nil, nil, s.explain(err, why, o.wait)
 	}
 	return c, release, nil
+}
+
+// openFile returns a store that reads a file and follows it. What is wrong from
+// the start is a mistake, not a state.
+func openFile(ctx context.Context, name string) (store.DataStore, error) {
+	st, err := file.Open(name, &file.Options{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := st.Load(ctx, ""); err != nil {
+		st.Close()
+		return nil, plain(err)
+	}
+	return st, nil
+}
+
+// lookAt returns why a store that gave no flags in all the time did not, or nil if
+// it simply has none.
+func lookAt(ctx context.Context, st store.Reader) error {
+	ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	_, err := st.Load(ctx, "")
+	return err
 }
 
 // waitReady waits for flags, but not for those that will surely not come: a
@@ -117,25 +233,35 @@ func (s *source) explain(err, why error, wait time.Duration) error {
 	switch {
 	case !errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no flags from %s: %w", where, plain(err))
-	case why != nil:
-		return fmt.Errorf("no flags from %s within %v: %w", where, wait, plain(why))
-	case s.Store != "":
+	case why == nil:
 		return fmt.Errorf("no flags in %s: has a syncer written to it?", where)
 	}
-	return fmt.Errorf("no flags from %s within %v", where, wait)
+	return fmt.Errorf("no flags from %s within %v: %w", where, wait, storeWords(why))
+}
+
+// storeWords puts the error of a store in words.
+func storeWords(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("it does not answer")
+	}
+	return plain(err)
 }
 
 // plain takes the package's name, and Go's types, off an error that is shown to a
 // person.
 func plain(err error) error {
-	return errors.New(strings.TrimPrefix(strings.TrimPrefix(wire.InWords(err), "sdk: "), "syncer: "))
+	text := wire.InWords(err)
+	for _, prefix := range []string{"sdk: ", "syncer: ", "BootstrapFile: ", "BootstrapFile ", "Bootstrap: ", "file: load: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return errors.New(text)
 }
 
 // openStore opens the store that a URL names, for reading or for writing.
 func openStore(text string, readOnly bool) (store.DataStore, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, errors.New("store URL is not valid; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json")
+		return nil, fmt.Errorf("store URL: %w; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json", badURL(err))
 	}
 	switch u.Scheme {
 	case "redis", "rediss":

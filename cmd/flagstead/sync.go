@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
 	"time"
 
-	"github.com/flagstead/flagstead/store"
 	"github.com/flagstead/flagstead/store/memory"
 	"github.com/flagstead/flagstead/syncer"
 )
@@ -15,21 +17,27 @@ type syncCmd struct {
 	Store   string        `arg:"" env:"FLAGSTEAD_STORE" placeholder:"STORE" help:"Store to write: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
 	FeatBit featbit       `embed:""`
 	Wait    bool          `help:"Start even if FeatBit or the store cannot be reached yet, and keep trying."`
-	Start   time.Duration `default:"10s" placeholder:"TIME" help:"How long the first data may take without --wait."`
+	Start   time.Duration `default:"10s" placeholder:"TIME" help:"How long it may take, without --wait, until the store has the first data (default ${default})."`
 }
 
 // Run syncs until ctx ends or FeatBit refuses the secret for good.
 func (c *syncCmd) Run(ctx context.Context, con *console) error {
-	secret, err := c.FeatBit.check()
+	secret, err := c.FeatBit.check(con)
 	if err != nil {
 		return err
 	}
-	cfg := syncer.Config{URL: c.FeatBit.URL, Secret: secret, Logger: con.log}
+	reach := &contact{}
+	cfg := syncer.Config{URL: c.FeatBit.URL, Secret: secret, Logger: con.log, NetDial: reach.dial}
+	startCtx, cancel := context.WithTimeout(ctx, c.Start)
+	defer cancel()
 	// A wrong address or secret must leave no trace, so FeatBit is asked first
 	// and the store is opened, which may create it, when there is data.
 	if !c.Wait {
-		if err := c.probe(ctx, cfg); err != nil {
-			return plain(err)
+		if err := c.probe(startCtx, cfg); err != nil {
+			if ctx.Err() != nil {
+				return errInterrupted
+			}
+			return c.named(err)
 		}
 	}
 	st, err := openStore(c.Store, false)
@@ -38,33 +46,95 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 	}
 	defer st.Close()
 	if !c.Wait {
-		loadCtx, cancel := context.WithTimeout(ctx, c.Start)
-		_, err := st.Load(loadCtx, "")
-		cancel()
-		if err != nil {
-			return fmt.Errorf("store %s: %w", redact(c.Store), err)
+		if _, err := st.Load(startCtx, ""); err != nil {
+			if ctx.Err() != nil {
+				return errInterrupted
+			}
+			return c.storeError(err)
 		}
 	}
 	cfg.Store = st
-	cfg.OnStatus = c.report(con, st)
+	reach.hangUpWith(ctx)
+	return c.run(ctx, startCtx, con, cfg)
+}
+
+// run runs the syncer. Without --wait the store must be in sync before start
+// ends.
+func (c *syncCmd) run(ctx, start context.Context, con *console, cfg syncer.Config) error {
+	runCtx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	report := c.report(con)
+	cfg.OnStatus = report
+	if !c.Wait {
+		var mu sync.Mutex
+		var last error
+		started := false
+		late := context.AfterFunc(start, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if !started {
+				end(c.late(last))
+			}
+		})
+		cfg.OnStatus = func(s syncer.Status) {
+			mu.Lock()
+			defer mu.Unlock()
+			switch _, final := errors.AsType[*fs.PathError](s.Err); {
+			case started || s.State == syncer.OK:
+				started = true
+				late()
+				report(s)
+			case final: // no rights, no directory: waiting does not help
+				end(c.late(s.Err))
+			case s.Err != nil:
+				last = s.Err
+			}
+		}
+	}
 	s, err := syncer.New(cfg)
 	if err != nil {
 		return plain(err)
 	}
-	err = s.Run(ctx)
+	err = s.Run(runCtx)
 	if ctx.Err() != nil {
 		con.printf("%s  stopped\n", time.Now().Format("15:04:05"))
 		return nil
 	}
+	return c.named(err)
+}
+
+// named puts the URL before an error that does not name it.
+func (c *syncCmd) named(err error) error {
+	if errors.Is(err, syncer.ErrUnauthorized) {
+		return fmt.Errorf("%s: %w", redact(c.FeatBit.URL), plain(err))
+	}
 	return plain(err)
+}
+
+// late says why the store has no data after all.
+func (c *syncCmd) late(last error) error {
+	if last == nil {
+		return fmt.Errorf("store %s was not written within %v", redact(c.Store), c.Start)
+	}
+	if text, ok := strings.CutPrefix(last.Error(), "store: "); ok && !errors.Is(last, context.DeadlineExceeded) {
+		last = errors.New(text)
+	} else if !ok {
+		return c.named(last)
+	}
+	return c.storeError(last)
+}
+
+func (c *syncCmd) storeError(err error) error {
+	return fmt.Errorf("store %s: %w", redact(c.Store), storeWords(err))
 }
 
 // probe connects once, into memory, and returns why that did not work.
 func (c *syncCmd) probe(ctx context.Context, cfg syncer.Config) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.Start, fmt.Errorf("%s sent no data within %v", redact(c.FeatBit.URL), c.Start))
-	defer cancel()
+	reach := &contact{}
+	cfg.NetDial = reach.dial
 	ctx, done := context.WithCancelCause(ctx)
 	defer done(nil)
+	reach.hangUpWith(ctx)
 	scratch := memory.New()
 	defer scratch.Close()
 	cfg.Store = scratch
@@ -82,14 +152,17 @@ func (c *syncCmd) probe(ctx context.Context, cfg syncer.Config) error {
 		return err
 	}
 	err = s.Run(ctx)
-	if cause := context.Cause(ctx); errors.Is(cause, ok) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, ok):
 		return nil
+	case errors.Is(cause, context.DeadlineExceeded):
+		return fmt.Errorf("no flags from %s within %v: %s", redact(c.FeatBit.URL), c.Start, reach.why())
 	}
 	return err
 }
 
 // report prints changes of the syncer's state.
-func (c *syncCmd) report(con *console, st store.Reader) func(syncer.Status) {
+func (c *syncCmd) report(con *console) func(syncer.Status) {
 	last := syncer.Initializing
 	lastErr := ""
 	return func(s syncer.Status) {

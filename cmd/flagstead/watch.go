@@ -2,21 +2,22 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/flagstead/flagstead/sdk"
 )
 
 type watchCmd struct {
-	Flag   string        `arg:"" optional:"" help:"Flag to watch. Default: all."`
-	Source source        `embed:""`
-	User   string        `short:"u" default:"watch" placeholder:"KEY" help:"Key of the user whose values are shown."`
-	Wait   time.Duration `default:"5s" placeholder:"TIME" help:"How long to wait for flags."`
+	Flag      string        `arg:"" optional:"" help:"Flag to watch. Default: all."`
+	Source    source        `embed:""`
+	UserFlags userFlags     `embed:"" set:"userHelp=Key of the user whose values are shown. Default: a user \"watch\" who has only the attributes given here."`
+	Wait      time.Duration `default:"5s" placeholder:"TIME" help:"How long to wait for flags (default ${default})."`
 }
 
-// Run prints changes until ctx ends.
+// Run prints changes until ctx ends or the source is gone for good.
 func (c *watchCmd) Run(ctx context.Context, con *console) error {
-	u, err := sdk.NewUser(c.User)
+	u, err := c.UserFlags.user("watch")
 	if err != nil {
 		return err
 	}
@@ -25,7 +26,8 @@ func (c *watchCmd) Run(ctx context.Context, con *console) error {
 		at     time.Time
 	}
 	changes := make(chan seen, 1024)
-	client, release, err := c.Source.open(ctx, con, c.Wait, nil)
+	gone := make(chan error, 1)
+	client, release, err := c.Source.open(ctx, con, openOptions{wait: c.Wait, follow: true, onStatus: c.report(con, gone)})
 	if err != nil {
 		return err
 	}
@@ -36,16 +38,58 @@ func (c *watchCmd) Run(ctx context.Context, con *console) error {
 		case <-ctx.Done():
 		}
 	})()
-	con.printf("watching %s; the latency is the time since the flag's updatedAt\n", plural(client.Status().Flags, "flag"))
+	c.begin(con, client, u)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case err := <-gone:
+			return fmt.Errorf("%s: %w", redact(c.Source.FeatBit.URL), plain(err))
 		case s := <-changes:
 			if c.Flag != "" && c.Flag != s.change.Key {
 				continue
 			}
 			c.print(con, client, u, s.change, s.at)
+		}
+	}
+}
+
+// begin says what is watched.
+func (c *watchCmd) begin(con *console, client *sdk.Client, u *sdk.User) {
+	what := "flag " + c.Flag
+	if c.Flag == "" {
+		n := 0
+		for range client.AllFlags(u).All() {
+			n++
+		}
+		what = plural(n, "flag")
+	}
+	con.printf("watching %s for user %s; the latency is the time since the flag's updatedAt\n", what, u.Key())
+	if c.Flag != "" && !client.IsFlagKnown(c.Flag) {
+		fmt.Fprintf(con.err, "there is no flag %q yet\n", c.Flag)
+	}
+}
+
+// report prints when flags stop to be as new as the source's, and when they are
+// again. What ends the watching goes to gone.
+func (c *watchCmd) report(con *console, gone chan<- error) func(sdk.Status) {
+	trouble := ""
+	return func(s sdk.Status) {
+		now := time.Now().Format("15:04:05")
+		switch {
+		case s.State == sdk.Off:
+			select {
+			case gone <- s.Err:
+			default:
+			}
+		case s.State == sdk.OK && trouble != "":
+			trouble = ""
+			fmt.Fprintf(con.err, "%s  ok again\n", now)
+		case s.State == sdk.Interrupted && s.Err != nil: // without, the first flags just came
+			if text := storeWords(s.Err).Error(); text != trouble {
+				trouble = text
+				fmt.Fprintf(con.err, "%s  interrupted: %s\n", now, text)
+			}
 		}
 	}
 }
