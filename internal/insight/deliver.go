@@ -39,23 +39,41 @@ func (p *Pipeline) run() {
 			p.send(batch)
 		}
 		clear(held)
-		if answer != nil || last {
-			p.sending.Wait()
-		}
 		if answer != nil {
-			close(answer)
+			p.answer(answer)
 		}
 		if last {
+			p.batch.sending.Wait()
+			p.waiters.Wait()
 			return
 		}
 	}
 }
 
+// answer closes answer when what was sent so far is settled. Nobody else waits
+// for that: one batch may be tried for minutes.
+func (p *Pipeline) answer(answer chan struct{}) {
+	g := p.batch
+	p.batch = &generation{before: answer}
+	p.waiters.Go(func() {
+		g.sending.Wait()
+		<-g.before
+		close(answer)
+	})
+}
+
 // send encodes a batch and hands it to a sender, for which it waits.
 func (p *Pipeline) send(batch []event) {
-	body := p.encode((<-p.senders)[:0], batch)
 	n := uint64(len(batch))
-	p.sending.Go(func() {
+	buffer := (<-p.senders)[:0]
+	body, err := p.encode(buffer, batch)
+	if err != nil {
+		p.failed.Add(n)
+		p.cfg.Logger.Error("events cannot be encoded", "events", n, "error", err)
+		p.senders <- buffer
+		return
+	}
+	p.batch.sending.Go(func() {
 		p.deliver(body, n)
 		p.senders <- body
 	})
@@ -121,8 +139,8 @@ func (p *Pipeline) backoff(attempt int) time.Duration {
 	return b/2 + rand.N(b/2+1)
 }
 
-// pause waits, but no longer than the pipeline lives. The begin of Close ends a
-// pause early, so that a last attempt is made at once.
+// pause waits, but no longer than the pipeline lives. The begin of Close cuts a
+// pause to maxLastPause.
 func (p *Pipeline) pause(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -207,7 +225,7 @@ type wireInsight struct {
 }
 
 // encode appends the JSON array that the server expects.
-func (p *Pipeline) encode(dst []byte, batch []event) []byte {
+func (p *Pipeline) encode(dst []byte, batch []event) ([]byte, error) {
 	list := make([]wireInsight, len(batch))
 	for i, e := range batch {
 		w := wireInsight{User: e.user.Encoded(encodeUser)}
@@ -231,19 +249,16 @@ func (p *Pipeline) encode(dst []byte, batch []event) []byte {
 	}
 	text, err := json.Marshal(list)
 	if err != nil {
-		// Only a number that is not finite could do this, and those are
-		// refused when they are recorded.
-		p.cfg.Logger.Error("events cannot be encoded", "error", err)
-		return append(dst, "[]"...)
+		return nil, err // a metric that is not finite, which callers must not record
 	}
 	if !p.cfg.Gzip {
-		return append(dst, text...)
+		return append(dst, text...), nil
 	}
 	b := bytes.NewBuffer(dst)
 	w := gzip.NewWriter(b)
 	w.Write(text) // a Buffer takes everything
 	w.Close()
-	return b.Bytes()
+	return b.Bytes(), nil
 }
 
 func encodeUser(u *flags.User) []byte {

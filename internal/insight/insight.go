@@ -29,13 +29,14 @@ type Config struct {
 	Client   *http.Client // nil: one with a 10 s timeout per attempt
 	Logger   *slog.Logger
 
-	Capacity int           // events held at most; zero: 10,000
+	Capacity int           // events recorded and not yet collected at most; as many may be collected. Zero: 10,000
 	Interval time.Duration // between flushes; zero: 1 s
 
 	// RetryMin and RetryMax bound the pause between attempts at one batch.
 	// Zero: 100 ms and 30 s. Attempts is after how many a batch is given up, so
 	// that one which the server cannot digest does not block the others for
-	// ever. Zero: 10, which is about a minute and a half.
+	// ever. Zero: 10, which is half a minute and more, depending on how long
+	// the server takes to fail.
 	RetryMin, RetryMax time.Duration
 	Attempts           int
 
@@ -111,10 +112,20 @@ type Pipeline struct {
 	done    chan struct{} // closed when all goroutines have ended
 
 	senders chan []byte // idle senders' buffers; as many as may send at a time
-	sending sync.WaitGroup
+	batch   *generation // of the batches that are sent now; run's
+	waiters sync.WaitGroup
 	refused atomic.Bool
 
+	collected atomic.Uint64 // how often the shards were emptied
+	jammed    atomic.Uint64 // the collected at which all shards were full, plus 1
+
 	delivered, failed, retries atomic.Uint64
+}
+
+// A generation are the batches between two flushes.
+type generation struct {
+	sending sync.WaitGroup
+	before  <-chan struct{} // closed when all earlier generations are settled
 }
 
 // MaxSenders is how many batches are on their way at a time, as in the
@@ -153,6 +164,9 @@ func New(cfg Config) *Pipeline {
 	for range MaxSenders {
 		p.senders <- nil
 	}
+	settled := make(chan struct{})
+	close(settled)
+	p.batch = &generation{before: settled}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	n := runtime.GOMAXPROCS(0)
 	for range n {
@@ -185,21 +199,53 @@ func (p *Pipeline) record(e event) {
 	s := p.pool.Get().(*shard)
 	s.lock()
 	s.recorded++
-	n := len(s.events)
-	if s.closed || n == s.size {
-		s.dropped++
-	} else {
-		s.events = append(s.events, e)
-	}
-	nearly := n == s.size/2
+	n, kept := s.keep(e)
 	s.unlock()
 	p.pool.Put(s)
-	if nearly {
-		select {
-		case p.full <- struct{}{}:
-		default:
-		}
+	switch {
+	case !kept:
+		p.spill(e, s)
+	case n == s.size/2:
+		p.wake()
 	}
+}
+
+// keep appends e if there is room, and says how many events were there before.
+func (s *shard) keep(e event) (n int, kept bool) {
+	if n = len(s.events); s.closed || n == s.size {
+		return n, false
+	}
+	s.events = append(s.events, e)
+	return n, true
+}
+
+// wake asks for a collection before its time.
+func (p *Pipeline) wake() {
+	select {
+	case p.full <- struct{}{}:
+	default:
+	}
+}
+
+// spill puts e where there is room, since few goroutines on a large machine must
+// be able to use all of the capacity, or drops it. Once all shards are found
+// full, nobody looks again before they are emptied.
+func (p *Pipeline) spill(e event, home *shard) {
+	if now := p.collected.Load() + 1; p.jammed.Load() != now {
+		for _, s := range p.shards {
+			s.lock()
+			_, kept := s.keep(e)
+			s.unlock()
+			if kept {
+				p.wake()
+				return
+			}
+		}
+		p.jammed.Store(now)
+	}
+	home.lock()
+	home.dropped++
+	home.unlock()
 }
 
 // Stats returns the counters.
@@ -242,8 +288,8 @@ func (p *Pipeline) Flush(ctx context.Context) error {
 }
 
 // Close stops recording, delivers what is left until ctx ends, counts the rest
-// as failed, and returns when the pipeline's goroutines have ended: nil if
-// nothing was given up, else ctx's error. It may be called more than once.
+// as failed, and returns when the pipeline's goroutines have ended: ctx's error
+// if that ended delivery, else nil. It may be called more than once.
 func (p *Pipeline) Close(ctx context.Context) error {
 	p.once.Do(func() { close(p.closing) })
 	stop := context.AfterFunc(ctx, p.cancel)
@@ -294,5 +340,6 @@ func (p *Pipeline) collect(into []event, last bool) []event {
 		clear(taken) // lets go of users and flags
 		s.spare = taken[:0]
 	}
+	p.collected.Add(1)
 	return into
 }

@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -317,6 +319,75 @@ func TestGzip(t *testing.T) {
 			t.Errorf("with Gzip %t %d bodies were compressed", compress, c.gzipped)
 		}
 	}
+}
+
+// TestFlushDelaysNobody: while a flush waits for a batch that the server put off,
+// later events are delivered.
+func TestFlushDelaysNobody(t *testing.T) {
+	c := &collector{answer: func(n int, w http.ResponseWriter, _ *http.Request) bool {
+		if n > 1 {
+			return false
+		}
+		w.Header().Set("Retry-After", "60")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}}
+	p := New(serve(t, c))
+	u, res := evaluation(t)
+	p.Evaluation(u, &res)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := p.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Flush = %v", err)
+	}
+	for range 100 {
+		p.Evaluation(u, &res)
+	}
+	p.wake()
+	deadline := time.Now().Add(10 * time.Second)
+	for p.Stats().Delivered < 100 {
+		if time.Now().After(deadline) {
+			t.Fatalf("Stats() = %+v", p.Stats())
+		}
+		runtime.Gosched()
+	}
+	// Close cuts the pause.
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, Stats{Recorded: 101, Delivered: 101})
+}
+
+// TestOneCallerUsesAllOfTheCapacity: on a machine of many processors, too.
+func TestOneCallerUsesAllOfTheCapacity(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(64))
+	cfg := serve(t, &collector{})
+	cfg.Capacity, cfg.Interval = 640, time.Hour
+	p := New(cfg)
+	u, res := evaluation(t)
+	for range 600 {
+		p.Evaluation(u, &res)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, Stats{Recorded: 600, Delivered: 600})
+}
+
+// TestUnencodable: a batch that cannot be encoded counts as failed, and does not
+// take the next one with it.
+func TestUnencodable(t *testing.T) {
+	p := New(serve(t, &collector{}))
+	u, res := evaluation(t)
+	p.Metrics(u, []Metric{{"m", math.Inf(1)}})
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.Evaluation(u, &res)
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, Stats{Recorded: 2, Delivered: 1, Failed: 1})
 }
 
 func TestRetryAfter(t *testing.T) {
