@@ -134,7 +134,9 @@ func compileFlag(src Source, syms *symbols) *Flag {
 	c := compiler{flag: f, syms: syms, kind: typeOf(w.VariationType.s), variations: make(map[string]*Variation, len(w.Variations))}
 	f.kind = c.kind
 	for _, v := range w.Variations {
-		c.variations[v.ID.s] = newVariation(v, c.kind)
+		if v.Value.ok {
+			c.variations[v.ID.s] = newVariation(v, c.kind)
+		}
 	}
 	f.enabled, f.exptAll = bool(w.IsEnabled), bool(w.ExptAllTargets)
 	f.off = c.variations[w.DisabledVariationID.s]
@@ -329,7 +331,7 @@ func setOf(list []string) map[string]struct{} {
 // The errors of an evaluation. They are values, so that a broken flag costs no
 // allocation per call either.
 var (
-	errNoVariation  = errors.New("it names a variation that does not exist")
+	errNoVariation  = errors.New("it names a variation that does not exist or has no value")
 	errNoDefault    = errors.New("it has no default rule")
 	errNoSlice      = errors.New("no slice of the default rule covers the user")
 	errNoConditions = errors.New("it has a rule without conditions")

@@ -6,8 +6,8 @@ import (
 	"math"
 )
 
-// The wire form of flags and segments. Every member is read leniently: an odd
-// member of one flag must cost that member only, because FeatBit's stores
+// The wire form of flags and segments. Texts, numbers and truth values are read
+// leniently: an odd one must cost that member only, because FeatBit's stores
 // differ in what they send and the official SDKs disagree about what is valid.
 
 type wireFlag struct {

@@ -50,8 +50,38 @@ var Differences = []Difference{
 	{
 		Name:   "missing-members",
 		Python: "a flag without isArchived, or with null variations, makes the whole document fail to load",
-		Here:   "isArchived defaults to false; a flag without variations is an error in evaluation; the rest of the document loads",
+		Here:   "isArchived and isEnabled default to false; a flag without variations is an error in evaluation; the rest of the document loads",
 		Reason: "one broken flag must not take the others down",
+	},
+	{
+		Name:   "null-value",
+		Python: "a variation whose value is null serves null",
+		Here:   "such a variation is as good as missing: error in evaluation where it is served",
+		Reason: "no typed call could tell it from a broken flag",
+	},
+	{
+		Name:   "condition-without-value",
+		Python: "error in evaluation when a condition without a value needs it",
+		Here:   "as a value of null is in both: the positive operators miss, the negated ones hold",
+		Reason: "absent and null mean the same in the documents of FeatBit's different stores",
+	},
+	{
+		Name:   "lenient-shapes",
+		Python: "a member is looked at when it is needed; anything that Python takes for true switches a flag on; member names count in their exact case",
+		Here:   "a flag in which a list or an object is of another kind is an error in evaluation, also while it is off; only true is true; of two members whose names differ in case the later counts",
+		Reason: "a flag is read once, at load, by encoding/json",
+	},
+	{
+		Name:   "json-integers",
+		Python: "whole numbers within the value of a json flag are exact at any size",
+		Here:   "in an untyped value all numbers are float64, exact up to 2^53; decoded into a caller's type they are what that type holds",
+		Reason: "encoding/json; FeatBit's own number flags are no more exact",
+	},
+	{
+		Name:   "nested-segments",
+		Python: "segments whose rules name segments are followed up to the recursion limit, beyond which the user is no member",
+		Here:   "followed 16 deep, and for 1,024 segments and conditions per evaluation, after which a segment does not match",
+		Reason: "FeatBit's editor refuses such rules, and none may hang a process",
 	},
 	{
 		Name:   "experiment-defaults",

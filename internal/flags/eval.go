@@ -36,9 +36,10 @@ func (s *Set) evaluate(f *Flag, u *User) Result {
 			return f.serve(v, TargetMatch, f.exptAll)
 		}
 	}
+	var n nesting
 	for i := range f.rules {
 		r := &f.rules[i]
-		match, err := s.matchRule(r, u)
+		match, err := s.matchRule(r, u, &n)
 		if err != nil {
 			return Result{Flag: f, Reason: Broken, Err: err}
 		}
@@ -99,12 +100,12 @@ func (f *Flag) inExperiment(r *rollout, s *slice, u *User) bool {
 	return inSlice(bucket("expt", r.flagKey, value), 0, s.expt)
 }
 
-func (s *Set) matchRule(r *rule, u *User) (bool, error) {
+func (s *Set) matchRule(r *rule, u *User, n *nesting) (bool, error) {
 	if r.broken {
 		return false, errNoConditions
 	}
 	for i := range r.conditions {
-		match, err := s.match(&r.conditions[i], u, nil)
+		match, err := s.match(&r.conditions[i], u, n)
 		if err != nil || !match {
 			return false, err
 		}
@@ -187,11 +188,12 @@ func equalFoldASCII(value, word string) bool {
 	return true
 }
 
-// nesting bounds the work of segments whose rules name segments: FeatBit's
-// editor refuses such rules, but a circle of them must not hang a process.
+// nesting bounds the work of one evaluation in segments whose rules name
+// segments: FeatBit's editor refuses such rules, but a circle of them must not
+// hang a process. Segments that the flag's own rules name cost nothing of it.
 type nesting struct {
 	depth int
-	steps int
+	steps int // segments and conditions looked at below the first level
 }
 
 const (
@@ -199,17 +201,22 @@ const (
 	maxSteps = 1024
 )
 
-func (s *Set) inSegments(ids []int32, u *User, n *nesting) bool {
-	if n == nil {
-		n = &nesting{}
+// step reports whether there may be another one.
+func (n *nesting) step() bool {
+	if n.depth > 1 {
+		n.steps++
 	}
+	return n.steps <= maxSteps
+}
+
+func (s *Set) inSegments(ids []int32, u *User, n *nesting) bool {
 	if n.depth >= maxDepth {
 		return false
 	}
 	n.depth++
 	defer func() { n.depth-- }()
 	for _, id := range ids {
-		if n.steps++; n.steps > maxSteps {
+		if !n.step() {
 			return false
 		}
 		if seg := s.segment(id); seg != nil && s.inSegment(seg, u, n) {
@@ -237,6 +244,9 @@ rules:
 			return false
 		}
 		for i := range rule {
+			if !n.step() {
+				return false
+			}
 			match, err := s.match(&rule[i], u, n)
 			if err != nil {
 				return false

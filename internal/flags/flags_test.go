@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -53,9 +54,6 @@ func outcome(set *Set, u *User) string {
 	return res.Variation.Text()
 }
 
-// exactlyOne has a hash of exactly 1 together with the flag key "f"; see
-// testdata/rollout.json for how such keys look. It is searched at start-up of
-// the one test that needs it.
 const broken = "default: error in evaluation"
 
 // TestDifferences checks every entry of Differences that a document can show.
@@ -89,6 +87,17 @@ func TestDifferences(t *testing.T) {
 		{"segment-property", "not in", "miss", setWith(flagWith(cond("User is not in segment", "IsOneOf", `["s0"]`)), everybody)},
 		{"broken-segment", "second one matches", "hit", setWith(flagWith(cond("User is in segment", "", `["s0","s1"]`)), `{"rules":[{"conditions":`+cond("p", "MatchRegex", "(")+`}]}`, everybody)},
 		{"broken-segment", "circle", "miss", setWith(flagWith(cond("User is in segment", "", `["s0"]`)), circle("s1"), circle("s0"))},
+		{"nested-segments", "circle", "miss", setWith(flagWith(cond("User is in segment", "", `["s0"]`)), circle("s1"), circle("s0"))},
+		{"null-value", "served", broken, setWith(`{"key":"f","isEnabled":true,"variations":[{"id":"off","value":null}],` + missDefault + `}`)},
+		{"null-value", "not served", "miss", setWith(`{"key":"f","isEnabled":true,"variations":[{"id":"on","value":null},{"id":"off","value":"miss"}],` + missDefault + `}`)},
+		{"condition-without-value", "Equal", "miss", setWith(flagWith(`[{"property":"p","op":"Equal"}]`))},
+		{"condition-without-value", "Contains", "miss", setWith(flagWith(`[{"property":"p","op":"Contains"}]`))},
+		{"condition-without-value", "Contains null", "miss", setWith(flagWith(`[{"property":"p","op":"Contains","value":null}]`))},
+		{"condition-without-value", "NotEqual", "hit", setWith(flagWith(`[{"property":"p","op":"NotEqual"}]`))},
+		{"missing-members", "no isEnabled", "miss", setWith(`{"key":"f","disabledVariationId":"off","variations":[{"id":"off","value":"miss"}]}`)},
+		{"lenient-shapes", "isEnabled is 1", "miss", setWith(`{"key":"f","isEnabled":1,"disabledVariationId":"off","variations":[{"id":"off","value":"miss"}]}`)},
+		{"lenient-shapes", "rules of a flag that is off", broken, setWith(`{"key":"f","isEnabled":false,"rules":5,"disabledVariationId":"off","variations":[{"id":"off","value":"miss"}]}`)},
+		{"lenient-shapes", "another case", "miss", setWith(`{"key":"f","isEnabled":true,"ISENABLED":false,"disabledVariationId":"off","variations":[{"id":"off","value":"miss"}]}`)},
 		{"lists-are-arrays", "text", "miss", setWith(flagWith(cond("p", "IsOneOf", `"xabcx"`)))},
 		{"lists-are-arrays", "object", "miss", setWith(flagWith(cond("p", "IsOneOf", `{"abc":0}`)))},
 		{"lists-are-arrays", "mixed", "hit", setWith(flagWith(cond("p", "IsOneOf", `[1,"abc"]`)))},
@@ -118,10 +127,22 @@ func known(name string) bool {
 	return false
 }
 
-// TestRolloutEnd uses a user key that the recorded hashes place at exactly 1.
+// TestRolloutEnd is the difference rollout-end.
 func TestRolloutEnd(t *testing.T) {
+	if !known("rollout-end") {
+		t.Error("Differences has no rollout-end")
+	}
 	if !inSlice(1, 0.5, 1) || inSlice(1, 0, 0.5) || inSlice(0.5, 0, 0.5) || !inSlice(0.5, 0.5, 1) {
 		t.Error("slices are half-open, except that 1 belongs to the slice that ends there")
+	}
+	// A key that the recorded hashes place at exactly 1.
+	flag := `{"key":"edge-cut",` + vars + `"fallthrough":{"variations":[{"id":"off","rollout":[0,0.5]},{"id":"on","rollout":[0.5,1]}]}}`
+	set, _ := new(Set).Apply(true, []Source{{Key: "edge-cut", Data: []byte(flag)}})
+	if b := bucket("", "edge-cut", "u3279480354"); b != 1 {
+		t.Errorf("bucket = %v, want 1", b)
+	}
+	if res := set.Evaluate("edge-cut", user(t, "u3279480354")); res.Reason != Fallthrough || res.Variation.ID() != "on" {
+		t.Errorf("a user at exactly 1: %+v", res)
 	}
 }
 
@@ -190,6 +211,61 @@ func TestNestedSegmentsAreBounded(t *testing.T) {
 	}
 }
 
+// TestCircularSegmentsAreBounded: every segment names all others, with a rule
+// that takes long to miss.
+func TestCircularSegmentsAreBounded(t *testing.T) {
+	const n = 20
+	var ids []string
+	for i := range n {
+		ids = append(ids, fmt.Sprintf("%q", fmt.Sprintf("s%d", i)))
+	}
+	all := "[" + strings.Join(ids, ",") + "]"
+	slow := strings.TrimSuffix(cond("p", "MatchRegex", "(a|b|c|d|e)*x(a|b|c|d|e)*y$"), "]") + "," + strings.TrimPrefix(cond("User is in segment", "", all), "[")
+	var segs []string
+	for range n {
+		rules := strings.Repeat(`{"conditions":`+cond("p", "MatchRegex", "(a|b|c|d|e)*x(a|b|c|d|e)*y$")+`},`, 50) + `{"conditions":` + cond("User is in segment", "", all) + `}`
+		segs = append(segs, `{"rules":[`+rules+`,{"conditions":`+slow+`}]}`)
+	}
+	set := setWith(flagWith(cond("User is in segment", "", all)), segs...)
+	u := user(t, "ann", TextAttr("p", strings.Repeat("abcde", 400)))
+	began := time.Now()
+	if got := outcome(set, u); got != "miss" {
+		t.Errorf("got %q", got)
+	}
+	if d := time.Since(began); d > 10*time.Second {
+		t.Errorf("one evaluation took %v", d)
+	}
+}
+
+// TestManySegments: a rule may name any number of segments.
+func TestManySegments(t *testing.T) {
+	var ids, segs []string
+	for i := range 3000 {
+		ids = append(ids, fmt.Sprintf("%q", fmt.Sprintf("s%d", i)))
+		segs = append(segs, `{"included":[]}`)
+	}
+	segs[2999] = `{"included":["ann"]}`
+	list := "[" + strings.Join(ids, ",") + "]"
+	if got := outcome(setWith(flagWith(cond("User is in segment", "", list)), segs...), user(t, "ann")); got != "hit" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestManyAttributes(t *testing.T) {
+	var attrs []Attr
+	for i := range 50_000 {
+		attrs = append(attrs, IntAttr(fmt.Sprint("a", i%40_000), int64(i)))
+	}
+	began := time.Now()
+	u := user(t, "ann", attrs...)
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("NewUser took %v", d)
+	}
+	if len(u.Attrs()) != 40_000 || u.attr("a39999").Value() != "39999" || u.attr("a0").Value() != "40000" || u.attr("b") != nil {
+		t.Error("wrong attributes")
+	}
+}
+
 func TestChanges(t *testing.T) {
 	uses := flagWith(cond("User is in segment", "", `["seg"]`))
 	set, ch := new(Set).Apply(true, []Source{
@@ -204,7 +280,6 @@ func TestChanges(t *testing.T) {
 	before := set.flags["b"]
 	next, ch := set.Apply(false, []Source{
 		{Key: "a", Version: 1, Data: []byte(`{"key":"a","x":1}`)}, // not older: replaced
-		{Key: "b", Version: 0, Data: []byte(`{}`)},                // older: stays
 		{Key: "seg", Segment: true, Version: 2, Data: []byte(`{"x":1}`)},
 	})
 	if fmt.Sprint(ch) != "{[a] [seg]}" || next.flags["b"] != before {
@@ -212,6 +287,10 @@ func TestChanges(t *testing.T) {
 	}
 	if got := next.FlagsUsing(ch.Segments); fmt.Sprint(got) != "[b]" {
 		t.Errorf("FlagsUsing = %v", got)
+	}
+	restored, ch := next.Apply(false, []Source{{Key: "b", Version: 0, Data: []byte(`{}`)}}) // what a store says, counts
+	if fmt.Sprint(ch) != "{[b] []}" || restored.flags["b"].src.Version != 0 {
+		t.Errorf("restored: %v", ch)
 	}
 	again, ch := next.Apply(true, []Source{{Key: "b", Version: 1, Data: []byte(uses)}})
 	if fmt.Sprint(ch) != "{[a] [outer seg]}" || again.flags["b"] != before {

@@ -90,10 +90,11 @@ type Changes struct {
 }
 
 // Apply returns the set in which items are merged into s, or, if full, in which
-// they are everything, and what changed. Of two items with one key the one with
-// the larger version counts, the last among equals in a full; in a merge an
-// item of s that is not older stays. Unchanged entries keep what was compiled.
-// s is not modified.
+// they are everything, and what changed. In a full, of two items with one key the
+// one with the larger version counts, the last among equals. In a merge, where
+// there must be one item per key, it replaces that of s whatever its version: a
+// store says what is there now, and that may be an older state that was restored.
+// Unchanged entries keep what was compiled. s is not modified.
 func (s *Set) Apply(full bool, items []Source) (*Set, Changes) {
 	next := &Set{syms: s.syms}
 	if next.syms == nil {
@@ -111,10 +112,10 @@ func (s *Set) Apply(full bool, items []Source) (*Set, Changes) {
 	touchedSegs := map[string]struct{}{}
 	for _, it := range items {
 		if it.Segment {
-			next.putSegment(s, it)
+			next.putSegment(s, it, full)
 			touchedSegs[it.Key] = struct{}{}
 		} else {
-			next.putFlag(s, it)
+			next.putFlag(s, it, full)
 			touched[it.Key] = struct{}{}
 		}
 	}
@@ -156,8 +157,8 @@ func (s *Set) segEntry(id int32) *segEntry {
 }
 
 // putFlag keeps the entry of old if it is the same, so that it stays compiled.
-func (s *Set) putFlag(old *Set, it Source) {
-	if e := s.flags[it.Key]; e != nil && e.src.Version > it.Version {
+func (s *Set) putFlag(old *Set, it Source, full bool) {
+	if e := s.flags[it.Key]; full && e != nil && e.src.Version > it.Version {
 		return
 	}
 	if e := old.flags[it.Key]; e != nil && e.src.same(it) {
@@ -167,9 +168,9 @@ func (s *Set) putFlag(old *Set, it Source) {
 	s.flags[it.Key] = &entry{src: it}
 }
 
-func (s *Set) putSegment(old *Set, it Source) {
+func (s *Set) putSegment(old *Set, it Source, full bool) {
 	id := s.syms.intern(it.Key)
-	if e := s.segEntry(id); e != nil && e.src.Version > it.Version {
+	if e := s.segEntry(id); full && e != nil && e.src.Version > it.Version {
 		return
 	}
 	for int(id) >= len(s.segs) {

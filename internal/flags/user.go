@@ -84,16 +84,19 @@ func NewUser(key, name string, attrs []Attr) (*User, error) {
 		if builtin(a.name) != custom {
 			continue
 		}
-		if i := slices.IndexFunc(u.attrs, func(b Attr) bool { return a.name == b.name }); i >= 0 {
-			u.attrs[i] = a
+		if had := u.attr(a.name); had != nil {
+			*had = a
 			continue
 		}
 		u.attrs = append(u.attrs, a)
-	}
-	if len(u.attrs) >= indexFrom {
-		u.index = make(map[string]int, len(u.attrs))
-		for i, a := range u.attrs {
-			u.index[a.name] = i
+		switch n := len(u.attrs); {
+		case n == indexFrom:
+			u.index = make(map[string]int, len(attrs))
+			for i, a := range u.attrs {
+				u.index[a.name] = i
+			}
+		case n > indexFrom:
+			u.index[a.name] = n - 1
 		}
 	}
 	return u, nil
