@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -239,5 +240,24 @@ func TestStatusPage(t *testing.T) {
 	eventually(t, "ready", s.Ready)
 	if _, _, body := s.do(t, "GET", "/", "", ""); !strings.Contains(body, "relay: ready") || !strings.Contains(body, "flags         1") {
 		t.Errorf("status: %s", body)
+	}
+}
+
+// TestManyInsightsInOneBody: a large body costs little more memory than itself.
+func TestManyInsightsInOneBody(t *testing.T) {
+	s := ready(t, relay.Config{Store: newShelf(flag("a", 1, "1")), Secrets: []relay.Secret{secret}, KeepInsights: 10})
+	const n = 500_000
+	body := "[" + strings.Repeat("0,", n-1) + `{"user":{"keyId":"ann"}}]`
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if code, _, _ := s.do(t, http.MethodPost, track, secret, body); code != http.StatusOK {
+		t.Fatalf("status %d", code)
+	}
+	runtime.ReadMemStats(&after)
+	if grown := after.Sys - before.Sys; grown > 40*uint64(len(body)) {
+		t.Errorf("a body of %d bytes took %d of memory", len(body), grown)
+	}
+	if st := s.Stats(); st.Insights != 1 || st.InvalidInsights != n-1 {
+		t.Errorf("Stats() = %+v", st)
 	}
 }

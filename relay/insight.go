@@ -71,23 +71,32 @@ func (r *Relay) track(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
 		return
 	}
-	var entries []json.RawMessage
-	if err != nil || json.Unmarshal(body, &entries) != nil || entries == nil {
+	if err != nil || !json.Valid(body) || bytes.TrimLeft(body, " \t\r\n")[0] != '[' {
 		http.Error(w, "the body is not a JSON array", http.StatusBadRequest)
 		return
 	}
-	r.record(entries)
+	r.record(body)
 	if r.cfg.OnInsight != nil {
 		r.cfg.OnInsight(env, body)
 	}
 	w.WriteHeader(http.StatusOK)
 }
 
-func (r *Relay) record(entries []json.RawMessage) {
+// record counts and keeps the entries of a JSON array. It looks at one after the
+// other: a body of 30 MB may hold 15 million of them.
+func (r *Relay) record(body []byte) {
 	n := &r.counters
 	n.insightRequests.Add(1)
-	batch := make([]kept, 0, len(entries))
-	for _, raw := range entries {
+	var batch []kept
+	entries := json.NewDecoder(bytes.NewReader(body))
+	if _, err := entries.Token(); err != nil { // the bracket
+		return
+	}
+	for entries.More() {
+		var raw json.RawMessage
+		if entries.Decode(&raw) != nil {
+			return // not reached: the body is valid
+		}
 		var in Insight
 		if bytes.Equal(raw, []byte("null")) || json.Unmarshal(raw, &in) != nil || strings.TrimSpace(in.User.KeyID) == "" {
 			n.invalidInsights.Add(1)
@@ -96,7 +105,10 @@ func (r *Relay) record(entries []json.RawMessage) {
 		n.insights.Add(1)
 		n.variations.Add(int64(len(in.Variations)))
 		n.metrics.Add(int64(len(in.Metrics)))
-		batch = append(batch, kept{in, len(raw)})
+		if batch = append(batch, kept{in, len(raw)}); len(batch) == 1000 {
+			r.insights.add(batch)
+			batch = batch[:0]
+		}
 	}
 	r.insights.add(batch)
 }

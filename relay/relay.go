@@ -274,7 +274,8 @@ func (r *Relay) follow(snap store.Snapshot, err error) {
 }
 
 // aheadTolerance is how far an SDK's cursor may be ahead of both our clock and
-// our newest item and still be believed.
+// the newest item that we served, and still be believed. What SDKs claimed does
+// not count, or they could walk it into the future.
 const aheadTolerance = time.Minute
 
 // claim returns the current view after making sure that later changes will be
@@ -288,7 +289,7 @@ func (r *Relay) claim(cursor int64) *view {
 	r.viewMu.Lock()
 	defer r.viewMu.Unlock()
 	v = r.view.Load()
-	limit := max(time.Now().UnixMilli(), v.hwm) + aheadTolerance.Milliseconds()
+	limit := max(time.Now().UnixMilli(), r.table.newest) + aheadTolerance.Milliseconds()
 	if cursor <= v.hwm || cursor > limit {
 		return v
 	}

@@ -135,6 +135,7 @@ type table struct {
 	log     *slog.Logger
 	loaded  bool
 	hwm     int64
+	newest  int64 // largest version served
 	records map[store.ID]*record
 	invalid map[store.ID]struct{} // items of the store that cannot be served
 	recent  []*entry
@@ -243,11 +244,18 @@ func (t *table) reject(id store.ID, err error) {
 	t.invalid[id] = struct{}{}
 }
 
+// maxVersion is the year 9000. Later changes get later versions, and those must
+// not leave the four digits that SDKs can read.
+const maxVersion = 221845392000000
+
 // servable returns it in the form that SDKs get: its Data says the same as its
 // fields. One item that is not JSON would break the whole document.
 func servable(it store.Item) (store.Item, error) {
 	if it.Kind != store.Flag && it.Kind != store.Segment {
 		return it, errors.New("neither flag nor segment")
+	}
+	if it.Version > maxVersion {
+		return it, errors.New("its updatedAt is after the year 9000")
 	}
 	said, err := wire.ParseItem(it.Kind, it.Data)
 	if err != nil {
@@ -279,7 +287,7 @@ func (t *table) serve(it store.Item) *entry {
 		rec.entry.replaced = true
 	}
 	rec.entry = &entry{item: it}
-	t.hwm = max(t.hwm, it.Version)
+	t.hwm, t.newest = max(t.hwm, it.Version), max(t.newest, it.Version)
 	return rec.entry
 }
 

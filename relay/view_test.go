@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -161,6 +162,41 @@ func TestCursorAheadHidesNothing(t *testing.T) {
 	shelf.put(newer)
 	if it := only(t, c.next(t)); !sameData(it, newer) {
 		t.Errorf("pushed %s", it.Data)
+	}
+}
+
+// TestCursorsCannotWalkAhead: an SDK that claims a little more each time does not
+// get the relay's clock into the future.
+func TestCursorsCannotWalkAhead(t *testing.T) {
+	shelf := newShelf(flag("a", 1000, "1"))
+	s := ready(t, relay.Config{Store: shelf, Secrets: []relay.Secret{secret}})
+	cursor := time.Now().UnixMilli()
+	for range 200 {
+		cursor += 59_000
+		if code, _, body := s.do(t, http.MethodGet, fmt.Sprintf("%s?timestamp=%d", latestAll, cursor), secret, ""); code != http.StatusOK || body != "" {
+			t.Fatalf("status %d, %q", code, body)
+		}
+	}
+	shelf.put(flag("a", 1000, "2")) // restamped
+	eventually(t, "the edit is served", func() bool {
+		_, _, body := s.do(t, http.MethodGet, latestAll, secret, "")
+		for _, it := range items(t, body) {
+			if ahead := time.UnixMilli(it.Version).Sub(time.Now()); ahead > 2*time.Minute {
+				t.Fatalf("an edit is served %v ahead", ahead)
+			} else if it.Version > 1000 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func TestDistantFutureIsNotServed(t *testing.T) {
+	far := flag("far", time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC).UnixMilli(), "1")
+	shelf := newShelf(flag("a", 1000, "1"), far)
+	s := ready(t, relay.Config{Store: shelf, Secrets: []relay.Secret{secret}})
+	if st := s.Stats(); st.Flags != 1 || st.InvalidItems != 1 {
+		t.Errorf("Stats() = %+v", st)
 	}
 }
 
