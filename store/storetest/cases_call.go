@@ -18,7 +18,10 @@ func ended() map[error]context.Context {
 }
 
 const (
-	closedRule  = "After Close every method returns ErrClosed."
+	closedRule = "After Close every method returns ErrClosed."
+	// promptly is how much later than its context a call may return.
+	promptly = time.Second
+
 	contextRule = "A cancelled context makes a call return promptly with the context's error and leaves the store whole."
 )
 
@@ -84,11 +87,20 @@ var callCases = []testCase{
 		run: func(c *tester) {
 			state := contentOf(flag("a", 0), flag("b", 0), segment("c", 0))
 			c.apply(c.s, full(flag("a", 0), flag("b", 0), segment("c", 0)))
+			late := 0
 			for i := range int64(12) {
-				ctx, cancel := context.WithTimeout(c.ctx, time.Duration(i*i)*20*time.Microsecond)
+				limit := time.Duration(i*i) * 20 * time.Microsecond
+				ctx, cancel := context.WithTimeout(c.ctx, limit)
 				ch := patch(flag("a", i+1), flag("b", i+1), segment("c", i+1))
+				began := time.Now()
 				_, err := c.s.Apply(ctx, ch)
 				cancel()
+				// Once may be a disk that stalls.
+				if over := time.Since(began) - limit; over > promptly {
+					if late++; late == 2 {
+						c.fatalf("Apply returned %v after its context ended", over)
+					}
+				}
 				if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 					c.fatalf("Apply: error %v, want %v", err, context.DeadlineExceeded)
 				}

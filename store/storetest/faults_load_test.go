@@ -236,6 +236,29 @@ var callFaults = []fault{{
 	},
 	cases: []string{"ended-context-ends-load", "ended-context-ends-load-of-an-empty-store", "ended-context-ends-apply"},
 }, {
+	name: "contexts count only at the begin of a call",
+	breaks: func(h *handle) {
+		apply := h.apply
+		h.apply = func(ctx context.Context, c store.Change) (store.Rev, error) {
+			if at, ok := ctx.Deadline(); ok && ctx.Err() == nil && time.Until(at) < promptly {
+				<-time.After(promptly * 5 / 4)
+				ctx = context.WithoutCancel(ctx)
+			}
+			return apply(ctx, c)
+		}
+	},
+	cases: []string{"cancel-during-apply-is-all-or-nothing"},
+}, {
+	name: "Close fails",
+	breaks: func(h *handle) {
+		end := h.close
+		h.close = func() error {
+			end()
+			return errBroken
+		}
+	},
+	cases: []string{"larger-version-wins-between-changes"},
+}, {
 	name: "the error of an ended context is another one",
 	breaks: func(h *handle) {
 		load, apply := h.load, h.apply

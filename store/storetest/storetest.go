@@ -182,6 +182,8 @@ func check(tb testing.TB, o Options, tc testCase) (failures []string, skip strin
 	case <-limit.C:
 		c.rec.addf("the case did not end within %v: some call hangs", caseLimit)
 	}
+	cancel()
+	c.closeAll()
 	return c.rec.end(), ""
 }
 
@@ -248,13 +250,15 @@ func (c *tester) opened(s store.DataStore) store.DataStore {
 }
 
 // closeAll closes the handles, the last one first, but does not wait for a Close
-// that hangs.
+// that hangs. A second call has nothing to do.
 func (c *tester) closeAll() {
+	handles := c.handles
+	c.handles = nil
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i := len(c.handles) - 1; i >= 0; i-- {
-			if err := c.handles[i].Close(); err != nil && !errors.Is(err, store.ErrClosed) {
+		for i := len(handles) - 1; i >= 0; i-- {
+			if err := handles[i].Close(); err != nil && !errors.Is(err, store.ErrClosed) {
 				c.rec.addf("Close: %v", err)
 			}
 		}
