@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +21,9 @@ import (
 	"github.com/flagstead/flagstead/examples/sample"
 	"github.com/flagstead/flagstead/internal/protocol"
 	"github.com/flagstead/flagstead/internal/redistest"
+	"github.com/flagstead/flagstead/store"
+	"github.com/flagstead/flagstead/store/memory"
+	"github.com/flagstead/flagstead/syncer"
 )
 
 // TestMain makes the test binary act as flagstead when the variable is set, so
@@ -220,6 +225,7 @@ func TestBadInput(t *testing.T) {
 		"eval: nameless attribute":  {[]string{"eval", "--file", file, "-u", "a", "-a", "=x"}, `--attr "=x" has no name`, 1},
 		"watch: bad user":           {[]string{"watch", "--file", file, "--user-json", "[]"}, "--user-json: user is not a JSON object: it is a JSON array", 1},
 		"sync: file that cannot be": {[]string{"sync", "file:///dev/null/flags.json", "--url", url, "--secret", secret}, "flagstead: store file:///dev/null/flags.json: ", 1},
+		"sync: no such directory":   {[]string{"sync", "file:///proc/none/flags.json", "--url", url, "--secret", secret}, "flagstead: store file:///proc/none/flags.json: ", 1},
 		"sync: mute FeatBit":        {[]string{"sync", bolt, "--url", "ws://" + mute, "--secret", secret, "--start", "200ms"}, "within 200ms: it accepted the connection and said nothing", 1},
 		"eval: mute FeatBit":        {[]string{"eval", "-u", "a", "--url", "ws://" + mute, "--secret", secret, "--wait", "200ms"}, "within 200ms: it accepted the connection and said nothing", 1},
 		"watch: mute FeatBit":       {[]string{"watch", "--url", "http://" + mute, "--secret", secret, "--wait", "200ms"}, "within 200ms: it accepted the connection and said nothing", 1},
@@ -295,6 +301,30 @@ func TestMuteFeatBitEndsAtOnce(t *testing.T) {
 	}
 }
 
+// fullStore takes nothing, for a reason that may pass.
+type fullStore struct{ *memory.Store }
+
+func (fullStore) Apply(context.Context, store.Change) (store.Rev, error) {
+	return "", errors.New("disk is full")
+}
+
+// TestStoreThatTakesNothing: sync does not wait longer than --start for a store
+// that can be read but not written, and prints nothing but why it ended.
+func TestStoreThatTakesNothing(t *testing.T) {
+	url, secret := dev(t, flagsFile(t))
+	st := fullStore{memory.New()}
+	defer st.Close()
+	var out buffer
+	con := &console{out: &out, log: slog.New(slog.DiscardHandler)}
+	startCtx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	c := &syncCmd{Store: "file:///full.json", Start: 300 * time.Millisecond}
+	err := c.run(t.Context(), startCtx, con, syncer.Config{URL: url, Secret: syncer.Secret(secret), Store: st})
+	if err == nil || err.Error() != "store file:///full.json: disk is full" || out.String() != "" {
+		t.Errorf("run = %v, printed %q", err, out.String())
+	}
+}
+
 // TestInterruptedBeforeData: who interrupts a command that waits is told so.
 func TestInterruptedBeforeData(t *testing.T) {
 	_, secret := dev(t, flagsFile(t))
@@ -345,7 +375,7 @@ func TestEval(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "dark-mode") || !strings.Contains(out, "12.5") || strings.Count(out, "\n") != 16 {
 		t.Errorf("status %d, %s", code, out)
 	}
-	if code, _, errOut := call(t, "eval", "--file", file, "-u", "u-1", "-a", "plan=a;b=c"); code != 0 {
+	if code, _, errOut := call(t, "eval", "--file", file, "-u", "u-1", "-a", "plan=a;b"); code != 0 {
 		t.Errorf("a semicolon in an attribute: %s", errOut)
 	}
 	code, out, _ = call(t, "eval", "limits", "--file", file, "--json", "--user-json", `{"key":"x","name":"X","plan":"enterprise"}`)
