@@ -70,6 +70,7 @@ func (c *devCmd) serve(ctx context.Context, con *console, r *relay.Relay, st sto
 		}
 	})
 
+	awaitReady(ctx, r)
 	flags, segments := count(first.Items)
 	addr := listener.Addr()
 	con.printf("serving %s: %s, %s\n\n", c.Flags, plural(flags, "flag"), plural(segments, "segment"))
@@ -82,6 +83,23 @@ func (c *devCmd) serve(ctx context.Context, con *console, r *relay.Relay, st sto
 		return err
 	}
 	return nil
+}
+
+// awaitReady waits until SDKs are served and not refused: who reads the address
+// may connect at once. The file was readable a moment ago, so that is soon, unless
+// somebody broke it meanwhile.
+func awaitReady(ctx context.Context, r *relay.Relay) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !r.Ready() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // report prints what happens to the file.
