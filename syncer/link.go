@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -27,6 +29,8 @@ type link struct {
 	// applied is what the last token was made with.
 	skew, applied time.Duration
 	dated         bool // there was a Date header
+
+	reading atomic.Bool // a message is arriving
 }
 
 // errClock says that FeatBit refused a token for its time. The next one is made
@@ -105,11 +109,7 @@ func (l *link) connect(ctx context.Context) error {
 	// Whoever notices first that the connection must end closes it, which ends
 	// the read.
 	stop := context.AfterFunc(ctx, func() {
-		code := websocket.CloseNormalClosure
-		if errors.Is(context.Cause(ctx), errMalformed) {
-			code = websocket.CloseGoingAway
-		}
-		conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
+		sendClose(conn, websocket.CloseNormalClosure)
 		conn.Close()
 	})
 	defer stop()
@@ -120,30 +120,41 @@ func (l *link) connect(ctx context.Context) error {
 		}
 	})
 	err = l.read(ctx, conn)
+	if errors.Is(err, errMalformed) {
+		sendClose(conn, websocket.CloseGoingAway)
+	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return l.explain(err)
 }
 
-func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
+func sendClose(conn *websocket.Conn, code int) {
+	conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
+}
+
+func (l *link) dial(outer context.Context) (*websocket.Conn, error) {
 	cfg := &l.syncer.cfg
+	ctx, cancel := context.WithTimeout(outer, cfg.DialTimeout)
+	defer cancel()
+	var live *liveConn
 	d := websocket.Dialer{
-		Proxy:            cfg.Proxy,
-		HandshakeTimeout: cfg.DialTimeout,
-		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		Proxy: cfg.Proxy,
+		NetDialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
 			c, err := cfg.NetDial(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
-			return &liveConn{Conn: c, timeout: cfg.ReadTimeout}, nil
+			// While the handshake lasts, the end of ctx closes the connection:
+			// a peer that says nothing, or a byte now and then, ends with it.
+			live = &liveConn{Conn: c, timeout: cfg.ReadTimeout}
+			live.armed = context.AfterFunc(ctx, func() { c.Close() })
+			return live, nil
 		},
 	}
 	if cfg.TLS != nil {
 		d.TLSClientConfig = cfg.TLS.Clone()
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
-	defer cancel()
 	header := http.Header{
 		"User-Agent":    {protocol.UserAgent},
 		"Authorization": {string(cfg.Secret)},
@@ -152,11 +163,23 @@ func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
 	}
 	l.applied = l.skew
 	token := protocol.Token(cfg.Secret, time.Now().Add(l.applied))
-	conn, resp, err := d.DialContext(ctx, protocol.StreamingURL(l.syncer.base, token), header)
+	// With ctx it would set its own deadline on the connection, and what fails by
+	// that does not say so.
+	conn, resp, err := d.DialContext(outer, protocol.StreamingURL(l.syncer.base, token), header)
 	if resp != nil {
 		l.noteDate(resp.Header.Get("Date"))
 	}
+	if err == nil && !live.arm() {
+		conn.Close()
+		err = ctx.Err()
+	}
 	if err != nil {
+		if live != nil {
+			live.arm()
+		}
+		if resp == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("no answer within %v: %w", cfg.DialTimeout, err)
+		}
 		return nil, l.dialError(resp, err)
 	}
 	conn.SetReadLimit(cfg.MaxMessage)
@@ -225,7 +248,7 @@ func (l *link) explain(err error) error {
 // everything. It is the only writer of the connection but for the close frame.
 func (l *link) write(ctx context.Context, conn *websocket.Conn) error {
 	cfg := &l.syncer.cfg
-	cursor, err := l.manager.begin(ctx)
+	cursor, err := l.manager.begin(ctx, l.number)
 	if err != nil {
 		return err
 	}
@@ -240,7 +263,7 @@ func (l *link) write(ctx context.Context, conn *websocket.Conn) error {
 	defer ping.Stop()
 	// The server never says no: an answer that does not come is the only sign
 	// of trouble on its side.
-	answer := time.NewTimer(max(cfg.ReadTimeout, answerTimeout))
+	answer := time.NewTimer(cfg.answerTimeout)
 	defer answer.Stop()
 	for {
 		select {
@@ -250,10 +273,16 @@ func (l *link) write(ctx context.Context, conn *websocket.Conn) error {
 			err = send(protocol.PingFrame)
 		case <-l.manager.resync:
 			err = send(protocol.DataSyncRequest(0))
-			answer.Reset(max(cfg.ReadTimeout, answerTimeout))
+			answer.Reset(cfg.answerTimeout)
 		case <-l.manager.answered:
 			answer.Stop()
 		case <-answer.C:
+			if l.reading.Load() {
+				// It may be the answer, on a slow line. If the line is dead, the
+				// read ends.
+				answer.Reset(min(time.Second, cfg.answerTimeout))
+				continue
+			}
 			err = errors.New("the server does not answer data-sync requests")
 		}
 		if err != nil {
@@ -262,11 +291,15 @@ func (l *link) write(ctx context.Context, conn *websocket.Conn) error {
 	}
 }
 
-const answerTimeout = 15 * time.Second
-
 func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
 	for {
-		_, text, err := conn.ReadMessage()
+		l.reading.Store(false)
+		_, r, err := conn.NextReader()
+		if err != nil {
+			return err
+		}
+		l.reading.Store(true)
+		text, err := io.ReadAll(r)
 		if err != nil {
 			return err
 		}
@@ -288,6 +321,7 @@ func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
 		doc, err := wire.ParsePayload(env.Data)
 		if err != nil {
 			l.ignore("data-sync message", err)
+			l.manager.suspect()
 			continue
 		}
 		for _, err := range doc.Skipped {
@@ -309,9 +343,21 @@ func (l *link) ignore(what string, err error) {
 type liveConn struct {
 	net.Conn
 	timeout time.Duration
+
+	handshaken bool        // set before anybody else reads
+	armed      func() bool // ends the handshake's limit; false if it has struck
+}
+
+// arm is called when the handshake is over. It reports whether that was in time.
+func (c *liveConn) arm() bool {
+	c.handshaken = true
+	return c.armed()
 }
 
 func (c *liveConn) Read(b []byte) (int, error) {
+	if !c.handshaken {
+		return c.Conn.Read(b)
+	}
 	if err := c.Conn.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
 		return 0, err
 	}

@@ -10,12 +10,15 @@
 //	}
 //	return s.Run(ctx) // until ctx ends or FeatBit refuses the secret
 //
-// Any number of syncers may run on one store. Their patches commute, because
-// per key the larger version wins, and a full state is committed only on the
-// revision that it was asked for; on conflict it is worked out again.
+// Any number of syncers may run on one store. Every commit is made on the
+// revision that it was worked out on: a full state on the one that the store had
+// when FeatBit was asked for it. If somebody else was faster, what that one wrote
+// is taken into account first, the larger version of each key winning.
 //
-// The syncer heals its store: content that was flushed, or that lacks what the
-// syncer holds, is written again within [Config.Check].
+// The syncer heals its store, which it looks at once per [Config.Check]: content
+// that was flushed or damaged is written again at once; if something is missing,
+// FeatBit is asked, which knows whether that is right. While FeatBit is away,
+// what is missing is written back once.
 package syncer
 
 import (
@@ -90,7 +93,7 @@ type Config struct {
 	// Zero means 1 s and 60 s.
 	BackoffMin, BackoffMax time.Duration
 
-	// DialTimeout bounds connecting and the upgrade. Zero means 10 seconds.
+	// DialTimeout bounds connecting, with all handshakes. Zero means 10 seconds.
 	DialTimeout time.Duration
 
 	// Ping is the time between two pings. Zero means 10 seconds.
@@ -112,6 +115,8 @@ type Config struct {
 
 	// NetDial opens TCP connections; nil means a net.Dialer.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	answerTimeout time.Duration // only tests set it
 }
 
 func (c Config) withDefaults() Config {
@@ -134,6 +139,9 @@ func (c Config) withDefaults() Config {
 	if c.ReadTimeout <= 0 {
 		c.ReadTimeout = c.Ping * 5 / 2
 	}
+	if c.answerTimeout <= 0 {
+		c.answerTimeout = max(c.ReadTimeout, 15*time.Second)
+	}
 	if c.MaxMessage <= 0 {
 		c.MaxMessage = 64 << 20
 	}
@@ -155,7 +163,7 @@ type State uint8
 // The states, in FeatBit's terms.
 const (
 	Initializing State = iota // nothing was received yet
-	OK                        // the stream is open and its data is in the store
+	OK                        // the stream is open, and what was asked for when it opened is in the store
 	Interrupted               // was OK; the syncer is trying to be so again
 	Off                       // Run has returned
 )
@@ -217,6 +225,9 @@ func New(cfg Config) (*Syncer, error) {
 	base, err := protocol.BaseURL(cfg.URL, "ws")
 	if err != nil {
 		return nil, fmt.Errorf("syncer: %w", err)
+	}
+	if base.User != nil {
+		return nil, fmt.Errorf("syncer: URL %q has a user in it, which FeatBit's stream does not take", base.Redacted())
 	}
 	env, err := cfg.Secret.EnvID()
 	if err != nil {

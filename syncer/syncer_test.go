@@ -634,6 +634,7 @@ func TestNewRejects(t *testing.T) {
 	for name, cfg := range map[string]syncer.Config{
 		"no URL":     {Secret: good, Store: st},
 		"bad scheme": {URL: "redis://x", Secret: good, Store: st},
+		"user":       {URL: "ws://u:hunter2@x", Secret: good, Store: st},
 		"bad secret": {URL: "ws://x", Secret: "hunter2", Store: st},
 		"no store":   {URL: "ws://x", Secret: good},
 	} {
