@@ -123,6 +123,9 @@ func (l *link) connect(ctx context.Context) error {
 	if errors.Is(err, errMalformed) {
 		sendClose(conn, websocket.CloseGoingAway)
 	}
+	if _, ok := errors.AsType[*websocket.CloseError](err); ok {
+		return l.explain(err) // says more than that nothing could be sent any more
+	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}

@@ -39,8 +39,9 @@ type manager struct {
 	opening    *beginning // waits for where the store stands
 	openLimit  *time.Timer
 	asking     bool      // everything is to be requested once that is known
+	again      bool      // even if it was already, for a lost message
 	wantFull   bool      // everything was requested and has not come
-	suspected  time.Time // when everything was last requested for a lost message
+	suspected  time.Time // when a lost message last made it so
 	latest     uint64    // connection that answers came on
 
 	// What the store lacks.
@@ -153,6 +154,13 @@ func signal(c chan<- struct{}) {
 	}
 }
 
+func unsignal(c <-chan struct{}) {
+	select {
+	case <-c:
+	default:
+	}
+}
+
 const (
 	// openPatience is how long a new connection waits for where the store
 	// stands before it asks for data all the same.
@@ -201,7 +209,7 @@ func (m *manager) run(ctx context.Context) {
 		case <-m.suspects:
 			if time.Since(m.suspected) > suspectEvery {
 				m.suspected = time.Now()
-				m.asking, m.wantLoad = true, true
+				m.asking, m.again, m.wantLoad = true, true, true
 			}
 		case <-reconcile.C:
 			m.asking, m.wantLoad = true, true
@@ -402,11 +410,10 @@ func (m *manager) cursor() int64 {
 // known where the store stands, see opened.
 func (m *manager) open(b beginning) {
 	m.connection, m.opening = b.connection, &b
+	m.asking, m.again = false, false
+	m.wantFull = true // what comes before the request answers nothing
 	for _, old := range []chan struct{}{m.answered, m.resync, m.suspects} {
-		select {
-		case <-old: // of an earlier connection
-		default:
-		}
+		unsignal(old) // of an earlier connection
 	}
 	if m.full {
 		// A full state waits to be written, on a base of its own.
@@ -420,28 +427,38 @@ func (m *manager) open(b beginning) {
 // opened lets requests go out that waited for where the store stands, which is
 // rev if that is known.
 func (m *manager) opened(known bool) {
-	if m.opening == nil && !m.asking {
-		return
-	}
-	m.openLimit.Stop()
-	if !m.full {
-		m.base, m.baseKnown = m.rev, known
-	}
-	clear(m.pushed)
-	if m.opening != nil {
+	switch {
+	case m.opening != nil:
+		m.openLimit.Stop()
+		m.rebaseOn(known)
 		cursor := m.cursor()
 		m.wantFull = cursor == 0
 		m.opening.cursor <- cursor
 		m.opening = nil
-	}
-	if m.asking {
+	case m.asking && !m.wantFull:
+		m.rebaseOn(known)
 		m.ask()
+	case m.asking && m.again:
+		// The lost message may have been the answer. If it was not, that is on
+		// its way, and what came after the first request is newer.
+		m.ask()
+	default:
+		m.asking = false // it is on its way, or the link loses its patience
 	}
+}
+
+// rebaseOn notes where the store stands when everything is asked for.
+func (m *manager) rebaseOn(known bool) {
+	if !m.full {
+		m.base, m.baseKnown = m.rev, known
+	}
+	clear(m.pushed)
 }
 
 // ask asks the link, if there is one, for everything.
 func (m *manager) ask() {
-	m.asking, m.wantFull = false, true
+	m.asking, m.again, m.wantFull = false, false, true
+	unsignal(m.answered) // that was about an earlier request
 	signal(m.resync)
 }
 
@@ -451,24 +468,19 @@ func (m *manager) take(d delivery) {
 		return // the newer connection asks for what is newer than held
 	}
 	full := d.doc.EventType == wire.Full
-	// Nothing but its form tells an answer from a push, which has one item. A
-	// request for everything may get lost at FeatBit; a push that comes instead
-	// must not pass for the answer.
-	answers := full || !m.wantFull || !m.synced && len(d.doc.Items) != 1
-	if answers {
+	// A request for everything may get lost at FeatBit; a push that comes instead
+	// must not pass for the answer. An empty patch is no push: it says that there
+	// is nothing, which makes the store a committed one.
+	empty := m.wantFull && m.opening == nil && !m.synced && len(m.held) == 0 && len(d.doc.Items)+len(d.doc.Skipped) == 0
+	if full || empty || !m.wantFull {
 		m.wantFull, m.latest = false, d.connection
 		signal(m.answered)
 	}
-	if full {
+	if full || empty {
 		m.takeFull(d.doc.Items)
 	} else {
 		for _, it := range d.doc.Items {
 			m.takePush(it)
-		}
-		if answers && !m.synced {
-			// A server that answers a request for everything with a patch. An
-			// empty one must still make the store a committed one.
-			m.synced, m.full = true, m.full || len(m.held) == 0
 		}
 	}
 	m.syncer.update(func(st *Status, _ *health) {
@@ -516,26 +528,24 @@ func (m *manager) takeFull(items []store.Item) {
 	m.fullGen++
 }
 
-// report makes known whether the store works and, if it does, that what was
-// received so far is in it.
+// report makes known whether the store works and, when all that was received is
+// in it, which connection that came on.
 func (m *manager) report() {
-	clean := !m.full && len(m.dirty) == 0
 	m.syncer.mu.Lock()
-	h := m.syncer.health
+	was := m.syncer.health
 	m.syncer.mu.Unlock()
-	if m.bad == nil && (!clean || h.storeErr == nil && h.live == m.latest) {
+	live := was.live
+	if m.bad == nil && !m.full && len(m.dirty) == 0 {
+		live = m.latest
+	}
+	err := m.bad
+	if err != nil {
+		err = fmt.Errorf("store: %w", err)
+	}
+	if live == was.live && text(err) == text(was.storeErr) {
 		return // the usual case, once per turn of the loop
 	}
-	m.syncer.update(func(_ *Status, h *health) {
-		if m.bad == nil {
-			h.storeErr, h.live = nil, m.latest
-			return
-		}
-		// The same trouble as before is no news.
-		if err := fmt.Errorf("store: %w", m.bad); h.storeErr == nil || h.storeErr.Error() != err.Error() {
-			h.storeErr = err
-		}
-	})
+	m.syncer.update(func(_ *Status, h *health) { h.live, h.storeErr = live, err })
 }
 
 // rebase works a full state out again on what the store holds now. Another
@@ -556,20 +566,24 @@ func (m *manager) rebase(snap store.Snapshot) {
 // over; what is lost there is written again.
 func (m *manager) compare(snap store.Snapshot) {
 	m.stale = false
-	if m.failures == 0 {
-		m.bad = nil
+	if known := m.loaded && !m.force && snap.Rev == m.rev; !known {
+		first := !m.loaded
+		m.rev, m.loaded = snap.Rev, true
+		if m.force {
+			// Somebody else mended it. What that one wrote counts.
+			m.force, m.baseKnown, m.base = false, false, ""
+		}
+		// A full state is written anyway, on a base of its own.
+		if !m.full {
+			if lost := m.adopt(snap); len(lost) > 0 && !first {
+				m.heal(snap, lost)
+			}
+		}
 	}
-	if m.loaded && snap.Rev == m.rev {
-		return
-	}
-	first := !m.loaded
-	m.rev, m.loaded = snap.Rev, true
-	if m.full {
-		return // everything will be written anyway, on a base of its own
-	}
-	m.force = false
-	if lost := m.adopt(snap); len(lost) > 0 && !first {
-		m.heal(snap, lost)
+	// Only a write shows that a store which refused the last one is well, unless
+	// the store turned out to have it.
+	if m.failures == 0 || !m.full && len(m.dirty) == 0 {
+		m.failures, m.bad, m.retryAt = 0, nil, time.Time{}
 	}
 }
 
