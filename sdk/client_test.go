@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -482,6 +483,7 @@ func TestEverythingAtOnce(t *testing.T) {
 	waitReady(t, c)
 	ann := newUser(t, "ann")
 	closed := make(chan struct{})
+	var calls atomic.Int32
 	var wg sync.WaitGroup
 	jobs := []func(){
 		func() {
@@ -535,11 +537,16 @@ func TestEverythingAtOnce(t *testing.T) {
 				default:
 				}
 				jobs[i%len(jobs)]()
+				calls.Add(1)
 			}
 		})
 	}
 	for i := range int64(100) {
 		apply(t, srv.store, false, flagJSON("text", "string", fmt.Sprint(i), "y", "", i+2), segmentJSON("seg", "ann", i+2))
+	}
+	until(t, "all have begun", func() bool { return calls.Load() >= 640 })
+	if err := c.Flush(t.Context()); err != nil {
+		t.Errorf("Flush = %v", err)
 	}
 	if err := c.Close(t.Context()); err != nil {
 		t.Errorf("Close = %v", err)

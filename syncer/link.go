@@ -136,9 +136,9 @@ func sendClose(conn *websocket.Conn, code int) {
 	conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
 }
 
-func (l *link) dial(outer context.Context) (*websocket.Conn, error) {
+func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
 	cfg := &l.syncer.cfg
-	ctx, cancel := context.WithTimeout(outer, cfg.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	var live *liveConn
 	d := websocket.Dialer{
@@ -166,9 +166,9 @@ func (l *link) dial(outer context.Context) (*websocket.Conn, error) {
 	}
 	l.applied = l.skew
 	token := protocol.Token(cfg.Secret, time.Now().Add(l.applied))
-	// With ctx it would set its own deadline on the connection, and what fails by
-	// that does not say so.
-	conn, resp, err := d.DialContext(outer, protocol.StreamingURL(l.syncer.base, token), header)
+	// The library would set a context's deadline on the connection, and what fails
+	// by that does not say so; ctx closes the connection instead.
+	conn, resp, err := d.DialContext(context.WithoutCancel(ctx), protocol.StreamingURL(l.syncer.base, token), header)
 	if resp != nil {
 		l.noteDate(resp.Header.Get("Date"))
 	}
