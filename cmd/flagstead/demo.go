@@ -8,9 +8,12 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -61,6 +64,11 @@ func (c *demoCmd) Run(ctx context.Context, con *console) error {
 	outer := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, demoTimeout, fmt.Errorf("the demo did not end within %v", demoTimeout))
 	defer cancel()
+	// Without a reader for what is printed (flagstead demo | head) the demo ends
+	// like one that is interrupted, and leaves nothing either.
+	signal.Ignore(syscall.SIGPIPE)
+	out := &watchedWriter{w: con.out, broken: cancel}
+	con.out = out
 	dir, err := os.MkdirTemp("", "flagstead-demo-")
 	if err != nil {
 		return err
@@ -69,7 +77,7 @@ func (c *demoCmd) Run(ctx context.Context, con *console) error {
 	err = d.run(ctx)
 	stopErr := d.procs.stopAll()
 	removeErr := os.RemoveAll(dir)
-	if outer.Err() != nil {
+	if outer.Err() != nil || out.failed.Load() {
 		err = errInterrupted // whatever it was that did not happen
 	}
 	if err = errors.Join(err, stopErr, removeErr); err != nil {
@@ -83,6 +91,21 @@ func (c *demoCmd) Run(ctx context.Context, con *console) error {
 	}
 	con.printf("\nEverything is as it was: no process is left, nothing is left on disk. The demo took %.1f s.\n", time.Since(d.began).Seconds())
 	return nil
+}
+
+// A watchedWriter says when nobody takes what is written.
+type watchedWriter struct {
+	w      io.Writer
+	broken func()
+	failed atomic.Bool
+}
+
+func (w *watchedWriter) Write(b []byte) (int, error) {
+	n, err := w.w.Write(b)
+	if err != nil && !w.failed.Swap(true) {
+		w.broken()
+	}
+	return n, err
 }
 
 func (d *demo) left() string {
@@ -195,7 +218,7 @@ func expected(doc *demoDoc) (map[string]string, error) {
 func (d *demo) env() []string { return []string{"FLAGSTEAD_SECRET=" + string(d.secret)} }
 
 func (d *demo) startDev(ctx context.Context) (err error) {
-	d.dev, err = d.procs.start("dev server", d.program, d.env(), "dev", d.path("flags.json"), "--addr", "127.0.0.1:0")
+	d.dev, err = d.procs.start("dev server", d.program, d.env(), "dev", d.path("flags.json"), "--addr", "127.0.0.1:0", "--end-with-stdin")
 	if err != nil {
 		return err
 	}
@@ -231,7 +254,7 @@ func (d *demo) startStore(ctx context.Context) (err error) {
 }
 
 func (d *demo) startSyncer(ctx context.Context) (err error) {
-	d.syncer, err = d.procs.start("syncer", d.program, append(d.env(), "FLAGSTEAD_URL="+d.base), "sync", d.storeURL)
+	d.syncer, err = d.procs.start("syncer", d.program, append(d.env(), "FLAGSTEAD_URL="+d.base), "sync", d.storeURL, "--end-with-stdin")
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ type process struct {
 	lines chan string // its standard output, closed at its end
 	done  chan struct{}
 	err   error // of Wait, after done
+	ended bool  // by us, and what came of it was looked at
 
 	mu   sync.Mutex
 	tail []string // of its standard error
@@ -129,6 +130,7 @@ func (p *process) drain() {
 
 // kill ends the process like a crash and waits for its end.
 func (p *process) kill() {
+	p.ended = true
 	p.cmd.Process.Kill()
 	p.drain()
 	<-p.done
@@ -136,14 +138,18 @@ func (p *process) kill() {
 
 // stop asks the process to end, and makes it if it does not.
 func (p *process) stop(patience time.Duration) error {
-	if !p.running() {
+	if p.ended {
 		return nil
 	}
+	p.ended = true
 	p.stdin.Close()
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	p.drain()
 	select {
 	case <-p.done:
+		if p.err != nil {
+			return fmt.Errorf("%s ended badly: %w: %s", p.name, p.err, p.said())
+		}
 		return nil
 	case <-time.After(patience):
 		p.kill()

@@ -94,7 +94,7 @@ func (c *demoWorkerCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	st, err := openStore(c.Store, true)
+	st, err := openStore(con, c.Store, true)
 	if err != nil {
 		return err
 	}

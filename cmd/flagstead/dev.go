@@ -18,18 +18,25 @@ import (
 )
 
 type devCmd struct {
-	Flags  string `arg:"" placeholder:"FILE" type:"path" help:"Flags file: what FeatBit's latest-all returns. It is watched."`
-	Addr   string `default:"127.0.0.1:6100" help:"Address to listen on; port 0 takes a free one."`
+	Flags        string `arg:"" placeholder:"FILE" type:"path" help:"Flags file: what FeatBit's latest-all returns. It is watched."`
+	Addr         string `default:"127.0.0.1:6100" help:"Address to listen on; port 0 takes a free one."`
+	EndWithStdin bool   `hidden:"" help:"End when standard input does, as a child of a program that may crash."`
+
 	Secret string `env:"FLAGSTEAD_SECRET" placeholder:"SECRET" help:"Server secret that SDKs must use. Default: a new one for each run."`
 }
 
 // Run serves the file until ctx ends.
 func (c *devCmd) Run(ctx context.Context, con *console) error {
+	if c.EndWithStdin {
+		var cancel context.CancelFunc
+		ctx, cancel = endWith(ctx, con.in)
+		defer cancel()
+	}
 	secret, err := c.secret()
 	if err != nil {
 		return err
 	}
-	st, err := file.Open(c.Flags, &file.Options{ReadOnly: true})
+	st, err := file.Open(c.Flags, &file.Options{ReadOnly: true, Logger: con.warnings()})
 	if err != nil {
 		return err
 	}
@@ -76,7 +83,11 @@ func (c *devCmd) serve(ctx context.Context, con *console, r *relay.Relay, st sto
 	con.printf("serving %s: %s, %s\n\n", c.Flags, plural(flags, "flag"), plural(segments, "segment"))
 	con.printf("  streaming  ws://%s\n", addr)
 	con.printf("  events     http://%s\n", addr)
-	con.printf("  secret     %s\n", string(secret))
+	if c.Secret == "" {
+		con.printf("  secret     %s\n", string(secret))
+	} else {
+		con.printf("  secret     the given one\n") // what is printed is often kept
+	}
 	con.printf("  status     http://%s/\n\n", addr)
 	con.printf("Point an SDK's streaming and event URLs here. Edit the file: SDKs see each change at once.\n")
 	if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -40,13 +40,35 @@ type console struct {
 	typed    map[string]bool // flags that were given as arguments, by name: they go before the environment
 }
 
+// warnings returns a log that people should see without asking for one.
+func (c *console) warnings() *slog.Logger {
+	plain := func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+			return slog.Attr{}
+		}
+		return a
+	}
+	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: plain}))
+}
+
+// endWith returns a context that ends with in, too. The goroutine that reads it
+// ends with the process: a read of standard input cannot be ended.
+func endWith(ctx context.Context, in io.Reader) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		io.Copy(io.Discard, in)
+		cancel()
+	}()
+	return ctx, cancel
+}
+
 func (c *console) printf(format string, args ...any) { fmt.Fprintf(c.out, format, args...) }
 
 func main() {
 	// go-redis prints each failed attempt to connect; what matters of that is in
 	// the error that a command ends with.
 	redis.SetLogger(quiet{})
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

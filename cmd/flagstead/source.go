@@ -144,11 +144,11 @@ func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Cl
 	var err error
 	switch {
 	case s.File != "" && o.follow:
-		st, err = openFile(ctx, s.File)
+		st, err = openFile(ctx, con, s.File)
 	case s.File != "":
 		cfg.Offline, cfg.BootstrapFile = true, s.File
 	case s.Store != "":
-		st, err = openStore(s.Store, true)
+		st, err = openStore(con, s.Store, true)
 	case s.FeatBit.URL != "":
 		cfg.StreamingURL = s.FeatBit.URL
 		cfg.EnvSecret, err = s.FeatBit.check(con)
@@ -194,8 +194,8 @@ func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Cl
 
 // openFile returns a store that reads a file and follows it. What is wrong from
 // the start is a mistake, not a state.
-func openFile(ctx context.Context, name string) (store.DataStore, error) {
-	st, err := file.Open(name, &file.Options{ReadOnly: true})
+func openFile(ctx context.Context, con *console, name string) (store.DataStore, error) {
+	st, err := file.Open(name, &file.Options{ReadOnly: true, Logger: con.warnings()})
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +258,7 @@ func plain(err error) error {
 }
 
 // openStore opens the store that a URL names, for reading or for writing.
-func openStore(text string, readOnly bool) (store.DataStore, error) {
+func openStore(con *console, text string, readOnly bool) (store.DataStore, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("store URL: %w; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json", badURL(err))
@@ -274,7 +274,7 @@ func openStore(text string, readOnly bool) (store.DataStore, error) {
 		if u.Scheme == "bolt" {
 			return bolt.Open(path, &bolt.Options{ReadOnly: readOnly})
 		}
-		return file.Open(path, &file.Options{ReadOnly: readOnly})
+		return file.Open(path, &file.Options{ReadOnly: readOnly, Logger: con.warnings()})
 	}
 	return nil, fmt.Errorf("unknown kind of store in %q; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json", redact(text))
 }

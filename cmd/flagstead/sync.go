@@ -14,6 +14,8 @@ import (
 )
 
 type syncCmd struct {
+	EndWithStdin bool `hidden:"" help:"End when standard input does, as a child of a program that may crash."`
+
 	Store   string        `arg:"" env:"FLAGSTEAD_STORE" placeholder:"STORE" help:"Store to write: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
 	FeatBit featbit       `embed:""`
 	Wait    bool          `help:"Start even if FeatBit or the store cannot be reached yet, and keep trying."`
@@ -22,6 +24,11 @@ type syncCmd struct {
 
 // Run syncs until ctx ends or FeatBit refuses the secret for good.
 func (c *syncCmd) Run(ctx context.Context, con *console) error {
+	if c.EndWithStdin {
+		var cancel context.CancelFunc
+		ctx, cancel = endWith(ctx, con.in)
+		defer cancel()
+	}
 	secret, err := c.FeatBit.check(con)
 	if err != nil {
 		return err
@@ -40,7 +47,7 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 			return c.named(err)
 		}
 	}
-	st, err := openStore(c.Store, false)
+	st, err := openStore(con, c.Store, false)
 	if err != nil {
 		return err
 	}
