@@ -301,9 +301,10 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	return nil
 }
 
-// withoutGet returns a copy of c, or of a default, that does not follow a
-// redirect which would turn a POST into a GET: the answer to that says nothing
-// about the events.
+// withoutGet returns a copy of c, or of a default, that follows a redirect only if
+// the events and the secret go along: one that would turn the POST into a GET
+// gives an answer that says nothing about the events, and to another host the
+// secret is not sent.
 func withoutGet(c *http.Client) *http.Client {
 	var own http.Client
 	if c != nil {
@@ -311,13 +312,15 @@ func withoutGet(c *http.Client) *http.Client {
 	} else {
 		own.Timeout = 10 * time.Second
 	}
-	if own.CheckRedirect == nil {
-		own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
-			if req.Method != http.MethodPost || len(via) >= 5 {
-				return http.ErrUseLastResponse
-			}
-			return nil
+	callers := own.CheckRedirect
+	own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+		if req.Method != http.MethodPost || req.URL.Hostname() != via[0].URL.Hostname() || len(via) >= 5 {
+			return http.ErrUseLastResponse
 		}
+		if callers != nil {
+			return callers(req, via)
+		}
+		return nil
 	}
 	return &own
 }
