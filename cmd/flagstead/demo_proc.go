@@ -147,6 +147,12 @@ func (p *process) stop(patience time.Duration) error {
 	p.drain()
 	select {
 	case <-p.done:
+		if exit, ok := errors.AsType[*exec.ExitError](p.err); ok {
+			status, ok := exit.Sys().(syscall.WaitStatus)
+			if ok && status.Signaled() && status.Signal() == syscall.SIGTERM {
+				return nil // it did not listen yet, or no longer
+			}
+		}
 		if p.err != nil {
 			return fmt.Errorf("%s ended badly: %w: %s", p.name, p.err, p.said())
 		}
