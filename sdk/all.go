@@ -72,7 +72,7 @@ func (c *Client) record(u *User, res *flags.Result) {
 	case c == nil:
 	case c.events != nil:
 		c.events.Evaluation((*flags.User)(u), res)
-	case c.sink != nil:
+	case c.sink != nil && !c.isClosed():
 		c.sink.Record(evaluationEvent(u, res))
 	}
 }

@@ -85,6 +85,7 @@ type Client struct {
 	ready    chan struct{} // closed when set is not nil
 	once     sync.Once
 	listener listeners
+	caughtUp chan struct{} // the source says OK
 
 	notify sync.Mutex // one call of OnStatus at a time
 
@@ -103,6 +104,11 @@ type sourceStatus struct {
 	err   error
 	heard time.Time // when there was last a sign of life; zero if unknown
 	skew  time.Duration
+
+	// An OK of the source counts once the flags that it speaks of are those that
+	// are evaluated: the store has them a moment earlier.
+	gen  int  // counts reports
+	seen bool // it counts
 }
 
 // New returns a client that has begun to get its flags. It waits for them no
@@ -126,6 +132,7 @@ func New(cfg Config) (*Client, error) {
 		ready:    make(chan struct{}),
 		hopeless: make(chan struct{}),
 		changed:  make(chan struct{}),
+		caughtUp: make(chan struct{}, 1),
 		status:   Status{Since: time.Now()},
 	}
 	from := p.Store
@@ -177,7 +184,7 @@ func (c *Client) stream(st store.DataStore) (DataSource, error) {
 		sc.DialTimeout = c.plan.ConnectTimeout
 	}
 	sc.OnStatus = func(s syncer.Status) {
-		c.update(func() { c.source = sourceStatus{State(s.State), s.Err, s.Heard, s.ClockSkew} })
+		c.report(sourceStatus{state: State(s.State), err: s.Err, heard: s.Heard, skew: s.ClockSkew})
 	}
 	if sc.Check <= 0 && c.plan.Store == nil {
 		sc.Check = time.Minute // nobody else can touch the client's own memory
@@ -206,6 +213,7 @@ func (c *Client) start(from store.Reader, run DataSource) {
 		}
 	})
 	if run != nil {
+		c.running.Go(func() { c.catchUp(ctx, from) })
 		c.running.Go(func() { c.feed(ctx, from.(store.DataStore), run) })
 	}
 	go func() {
@@ -220,8 +228,12 @@ func (c *Client) start(from store.Reader, run DataSource) {
 
 // feed runs what fills the client's store, until that ends.
 func (c *Client) feed(ctx context.Context, st store.DataStore, run DataSource) {
+	heard := time.Time{}
 	err := run(ctx, st, func(state State, err error) {
-		c.update(func() { c.source = sourceStatus{state: state, err: err, heard: time.Now()} })
+		if state == OK {
+			heard = time.Now()
+		}
+		c.report(sourceStatus{state: state, err: err, heard: heard})
 	})
 	if ctx.Err() != nil {
 		return
@@ -233,6 +245,57 @@ func (c *Client) feed(ctx context.Context, st store.DataStore, run DataSource) {
 		c.source.state, c.source.err = Off, err
 		close(c.hopeless)
 	})
+}
+
+// report takes what the source says of itself. After Off it has nothing to say.
+func (c *Client) report(s sourceStatus) {
+	c.update(func() {
+		if c.source.state == Off {
+			return
+		}
+		s.gen = c.source.gen + 1
+		s.seen = s.state == OK && c.source.state == OK && c.source.seen
+		c.source = s
+	})
+	if s.state == OK {
+		select {
+		case c.caughtUp <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// catchUp lets each OK of the source count once its flags are evaluated.
+func (c *Client) catchUp(ctx context.Context, from store.Reader) {
+	for {
+		select {
+		case <-c.caughtUp:
+		case <-ctx.Done():
+			return
+		}
+		for seen := false; !seen; {
+			c.mu.Lock()
+			at, changed, gen := c.rev, c.changed, c.source.gen
+			c.mu.Unlock()
+			loadCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			snap, err := from.Load(loadCtx, at)
+			cancel()
+			if seen = err == nil && snap.Rev == at; seen {
+				c.update(func() {
+					if c.source.gen == gen {
+						c.source.seen = c.source.state == OK
+					}
+				})
+				continue
+			}
+			select {
+			case <-changed: // the follower moved, or says what is wrong
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 // errFlushed says that a store that had flags is empty.
@@ -310,9 +373,9 @@ func (s Status) same(t Status) bool {
 func (c *Client) derive() {
 	st := &c.status
 	before := st.State
-	sourceOK := !c.plan.direct || c.source.state == OK
+	sourceOK := !c.plan.direct || c.source.state == OK && c.source.seen
 	err := c.storeErr
-	if err == nil {
+	if err == nil || c.source.state == Off && c.source.err != nil {
 		err = c.source.err
 	}
 	switch {
@@ -486,10 +549,10 @@ func (c *Client) LoadJSON(r io.Reader) error {
 // nil user is ignored, and so is the call if events are not sent.
 func (c *Client) Identify(u *User) {
 	switch {
-	case u == nil:
+	case u == nil || u.Key() == "":
 	case c.events != nil:
 		c.events.Identify((*flags.User)(u))
-	case c.sink != nil:
+	case c.sink != nil && !c.isClosed():
 		c.sink.Record(Event{Kind: IdentifyEvent, Time: time.Now(), User: u})
 	}
 }
@@ -505,7 +568,7 @@ func (c *Client) TrackMetric(u *User, event string, value float64) {
 // TrackMetrics is [Client.TrackMetric] for several events at once, which are
 // sent together, ordered by name.
 func (c *Client) TrackMetrics(u *User, values map[string]float64) {
-	if u == nil || c.events == nil && c.sink == nil {
+	if u == nil || u.Key() == "" || c.events == nil && (c.sink == nil || c.isClosed()) {
 		return
 	}
 	list := make([]insight.Metric, 0, len(values))
@@ -558,11 +621,16 @@ func (c *Client) EventStats() EventStats {
 }
 
 // Close stops the client: it leaves FeatBit and the store, delivers the events
-// that are left until ctx ends, and waits for the client's goroutines. It
-// returns ctx's error if events were given up. Evaluations go on to work on the
-// last flags. Close may be called more than once and at any time.
+// that are left until ctx ends, and waits for the client's goroutines, calls of
+// listeners included, which therefore must not call it. It returns ctx's error if
+// that cut it short; what became of the events says [Client.EventStats].
+// Evaluations go on to work on the last flags. Close may be called more than once
+// and at any time. Give it a context with a deadline: while the event server does
+// not answer, it waits and tries as often as Config.EventAttempts says.
 func (c *Client) Close(ctx context.Context) error {
+	first := false
 	c.once.Do(func() {
+		first = true
 		close(c.closed)
 		c.cancel()
 		c.update(func() {})
@@ -571,7 +639,10 @@ func (c *Client) Close(ctx context.Context) error {
 	switch {
 	case c.events != nil:
 		err = c.events.Close(ctx)
-	case c.sink != nil:
+		if c.plan.HTTPClient == nil {
+			c.plan.http.CloseIdleConnections()
+		}
+	case c.sink != nil && first:
 		err = c.sink.Flush(ctx)
 	}
 	select {

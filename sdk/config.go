@@ -22,8 +22,9 @@ import (
 	"github.com/flagstead/flagstead/syncer"
 )
 
-// A Secret is a FeatBit environment secret. Whatever prints it prints a
-// placeholder.
+// A Secret is a FeatBit environment secret. Whatever prints it, or a Config, prints
+// a placeholder, except that fmt looks into unexported fields: do not print a
+// struct of your own that has a Config in one.
 type Secret = protocol.Secret
 
 // DataStore is what a store implements, see package store.
@@ -75,12 +76,12 @@ type Config struct {
 	// DisableEvents sends no events at all.
 	DisableEvents bool
 
-	// EventSink, if set, gets the events instead of FeatBit.
+	// EventSink, if set, gets the events instead of FeatBit, until Close.
 	EventSink EventSink
 
 	// Offline uses no network: flags come from Bootstrap, Store or
-	// [Client.LoadJSON], and no events are sent, except to an EventSink. An
-	// offline client is ready at once; with none of those it knows no flags.
+	// [Client.LoadJSON], and no events are sent, except to an EventSink. Without
+	// a Store an offline client is ready at once, even if it knows no flags yet.
 	Offline bool
 
 	// Bootstrap is a data-sync document, as GET
@@ -92,23 +93,26 @@ type Config struct {
 	BootstrapFile string
 
 	// Defaults are values by flag key that are given, instead of the default
-	// in the call, when the flag cannot be evaluated, provided that they are of
-	// the type asked for: a bool, a string, a number, or anything that
-	// encoding/json encodes, as the value of a json flag.
+	// in the call, when the flag cannot be evaluated: a bool, a string, a number,
+	// or anything that encoding/json encodes, as the value of a json flag. They
+	// are read like the values of flags of those types; one that cannot be read
+	// as the type asked for does not count.
 	Defaults map[string]any
 
 	// Logger gets changes of state, never evaluations. Nil is silent.
 	Logger *slog.Logger
 
 	// OnStatus, if set, is called after each change of the status, from one
-	// goroutine at a time. It must not block and must not call Close.
+	// goroutine at a time. It must not block, and must not call Close, Get or
+	// SetConfig. The first calls may come before New has returned.
 	OnStatus func(Status)
 
 	// Follow tunes how the store is followed.
 	Follow store.FollowOptions
 
-	// EventCapacity is how many events are held until they are delivered; more
-	// are dropped and counted. Zero means 10,000.
+	// EventCapacity is how many events are held until they are collected for
+	// delivery; more are dropped and counted. Beside these, as many may be
+	// collected, and some requests of up to 50 on their way. Zero means 10,000.
 	EventCapacity int
 
 	// FlushInterval is the time between deliveries of events. Zero means one
@@ -201,6 +205,7 @@ type plan struct {
 	direct    bool                        // the client fills its store
 	streaming bool                        // from FeatBit's stream
 	defaults  map[string]*flags.Variation // by flag key
+	http      *http.Client                // of the events, once they are sent
 }
 
 func (cfg Config) check() (*plan, error) {
@@ -292,10 +297,11 @@ func (p *plan) checkEvents() error {
 }
 
 func (p *plan) pipeline() *insight.Pipeline {
+	p.http = p.httpClient()
 	return insight.New(insight.Config{
 		Endpoint: p.endpoint,
 		Secret:   p.EnvSecret,
-		Client:   p.httpClient(),
+		Client:   p.http,
 		Logger:   p.Logger,
 		Capacity: p.EventCapacity,
 		Interval: p.FlushInterval,
@@ -309,7 +315,8 @@ func (p *plan) httpClient() *http.Client {
 	if p.HTTPClient != nil {
 		return p.HTTPClient
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
+	t := &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second,
+		TLSHandshakeTimeout: 10 * time.Second}
 	t.DisableCompression = true // answers are empty
 	t.MaxIdleConnsPerHost = insight.MaxSenders
 	t.DialContext = (&net.Dialer{Timeout: cmp.Or(p.ConnectTimeout, 10*time.Second)}).DialContext

@@ -16,7 +16,7 @@
 //	if err != nil {
 //		return err // cfg is wrong; trouble with the network is never an error here
 //	}
-//	defer client.Close(context.Background())
+//	defer client.Close(ctx) // with a deadline, which bounds the delivery of events
 //	client.WaitReady(ctx) // optional: until then, calls give their defaults
 //
 //	ann, err := sdk.NewUser("ann", sdk.String("plan", "pro"))

@@ -19,7 +19,8 @@ type FlagChange struct {
 // segment had, once the new flags are in effect. Calls come one at a time, in
 // order, on a goroutine of this listener, so a slow fn delays nobody else;
 // while it is busy, several changes of one flag become one call, which bounds
-// what can pile up. fn may call the client, also remove.
+// what can pile up. fn may call the client, also remove, but not Close. A panic in
+// fn is not caught.
 //
 // remove ends the listening; a call that runs meanwhile finishes. So does Close.
 func (c *Client) OnFlagChange(fn func(FlagChange)) (remove func()) {
@@ -83,13 +84,16 @@ func converter[T any]() func(*flags.Variation) (T, bool) {
 	if f, ok := convert.(func(*flags.Variation) (T, bool)); ok {
 		return f
 	}
-	return func(v *flags.Variation) (T, bool) { return toJSON[T](v, new(error)) }
+	return func(v *flags.Variation) (T, bool) {
+		value, ok, _ := toJSON[T](v)
+		return value, ok
+	}
 }
 
 // ListenerStats tells how a client's listeners keep up.
 type ListenerStats struct {
 	Listeners int    // how many there are
-	Pending   int    // changes that they were not called for yet
+	Pending   int    // changes that wait for a listener to be called
 	Merged    uint64 // changes that were not delivered by themselves, since a later one of the same flag came first
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -212,7 +213,7 @@ func TestDataSource(t *testing.T) {
 	}
 	s := c.Status()
 	d := c.BoolDetail("bool", ann, false)
-	if !errors.Is(s.Err, errRead) || s.StaleSince.Before(before) || !d.StaleSince.Equal(s.StaleSince) || d.Age() <= 0 || !d.Value {
+	if !errors.Is(s.Err, errRead) || s.StaleSince.After(before) || s.StaleSince.IsZero() || !d.StaleSince.Equal(s.StaleSince) || d.Age() <= 0 || !d.Value {
 		t.Errorf("Status() = %+v, detail %+v", s, d)
 	}
 	step <- func(_ sdk.DataStore, report func(sdk.State, error)) { report(sdk.OK, nil) }
@@ -373,5 +374,80 @@ func static(items ...store.Item) sdk.DataSource {
 		report(sdk.OK, nil)
 		<-ctx.Done()
 		return ctx.Err()
+	}
+}
+
+// TestOKMeansVisible: when the state is OK the source's flags are those that are
+// evaluated, although the store had them a moment earlier.
+func TestOKMeansVisible(t *testing.T) {
+	for range 20 {
+		old := flagJSON("text", "string", "old", "x", "", 1)
+		items := []store.Item{flagJSON("text", "string", "new", "x", "", 2)}
+		for i := range 2000 {
+			items = append(items, flagJSON(fmt.Sprint("f", i), "string", "a", "b", "", 1))
+		}
+		c := newClient(t, sdk.Config{Bootstrap: document(old), DataSource: static(items...)})
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		if err := c.WaitFor(ctx, sdk.OK); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if got := c.String("text", newUser(t, "ann"), ""); got != "new" {
+			t.Fatalf("OK, and the value is %q", got)
+		}
+	}
+}
+
+// TestOffIsFinalAndHasItsReason, whatever the store says, and whatever the source
+// says afterwards.
+func TestOffIsFinalAndHasItsReason(t *testing.T) {
+	st := &failable{Store: memory.New(), err: errors.New("the store is down")}
+	defer st.Store.Close()
+	c := newClient(t, sdk.Config{Store: st, DataSource: func(ctx context.Context, _ sdk.DataStore, report func(sdk.State, error)) error {
+		report(sdk.Off, errRead)
+		report(sdk.OK, nil)
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := c.WaitFor(ctx, sdk.OK); !errors.Is(err, errRead) {
+		t.Errorf("WaitFor = %v", err)
+	}
+	if s := c.Status(); s.State != sdk.Off || !errors.Is(s.Err, errRead) {
+		t.Errorf("Status() = %+v", s)
+	}
+}
+
+// TestSinkIsLeftAloneAfterClose: its owner may have closed it.
+func TestSinkIsLeftAloneAfterClose(t *testing.T) {
+	s := &sink{}
+	c := newClient(t, sdk.Config{Offline: true, Bootstrap: document(sampleItems()...), EventSink: s})
+	if err := c.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.err = errRead
+	ann := newUser(t, "ann")
+	if !c.Bool("bool", ann, false) {
+		t.Error("the flags are gone")
+	}
+	c.Identify(ann)
+	c.TrackMetric(ann, "m", 1)
+	if err := c.Close(t.Context()); err != nil || len(s.all()) != 0 {
+		t.Errorf("Close = %v, %d events", err, len(s.all()))
+	}
+}
+
+// TestZeroUser is as bad as none.
+func TestZeroUser(t *testing.T) {
+	s := &sink{}
+	c := newClient(t, sdk.Config{Offline: true, Bootstrap: document(sampleItems()...), EventSink: s})
+	if d := c.BoolDetail("bool", new(sdk.User), false); d.Reason != sdk.ReasonBadUser {
+		t.Errorf("%+v", d)
+	}
+	c.Identify(new(sdk.User))
+	c.TrackMetric(new(sdk.User), "m", 1)
+	if len(s.all()) != 0 {
+		t.Errorf("events %+v", s.all())
 	}
 }

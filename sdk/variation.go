@@ -85,7 +85,9 @@ func fallback[T any](s Snapshot, key string, def T, convert func(*flags.Variatio
 
 // Bool returns the value of a boolean flag for u, or def if it cannot be
 // evaluated or is of another type. It records an event if it served a
-// variation. Like every evaluation it neither blocks nor allocates.
+// variation. It does not block, and allocates nothing but for the first evaluation
+// of a changed flag, which compiles it; so do all evaluations but those that
+// decode JSON.
 func (c *Client) Bool(key string, u *User, def bool) bool { return c.Snapshot().Bool(key, u, def) }
 
 // Bool is [Client.Bool] on frozen flags.
@@ -208,25 +210,28 @@ func JSON[T any](from Evaluator, key string, u *User, def T) T {
 func JSONDetail[T any](from Evaluator, key string, u *User, def T) Detail[T] {
 	s := from.Snapshot()
 	var cause error
-	v, res := typed(s, key, u, def, func(v *flags.Variation) (T, bool) { return toJSON[T](v, &cause) })
+	v, res := typed(s, key, u, def, func(v *flags.Variation) (T, bool) {
+		value, ok, err := toJSON[T](v)
+		if v.ID() != "" { // the flag's value, not a default's
+			cause = err
+		}
+		return value, ok
+	})
 	if res.Reason == flags.WrongType {
 		res.Err = cause
 	}
 	return detail(s, key, v, &res)
 }
 
-func toJSON[T any](v *flags.Variation, cause *error) (value T, ok bool) {
+func toJSON[T any](v *flags.Variation) (value T, ok bool, err error) {
 	if !v.IsJSON() {
-		return value, false
+		return value, false, nil
 	}
 	if err := json.Unmarshal([]byte(v.Text()), &value); err != nil {
-		if *cause == nil { // the flag's, not the default's
-			*cause = err
-		}
 		var zero T
-		return zero, false
+		return zero, false, err
 	}
-	return value, true
+	return value, true, nil
 }
 
 func toText(v *flags.Variation) (string, bool) { return v.Text(), true }

@@ -18,7 +18,7 @@ func (s *Set) Evaluate(key string, u *User) Result {
 		return Result{Reason: FlagNotFound}
 	}
 	f := e.flag(s)
-	if u == nil {
+	if u == nil || u.key == "" {
 		return Result{Flag: f, Reason: BadUser}
 	}
 	return s.evaluate(f, u)

@@ -11,7 +11,9 @@ import (
 )
 
 // A Secret is a FeatBit environment secret. It prints as "[secret]" wherever
-// values are printed: fmt, slog, JSON, text. Convert it to a string to use it.
+// values are printed: fmt, slog, JSON, text. One place is beyond its reach: within
+// an unexported field of another struct, fmt prints it as it is. Convert it to a
+// string to use it.
 type Secret string
 
 const redacted = "[secret]"
