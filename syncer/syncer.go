@@ -162,7 +162,7 @@ type State uint8
 
 // The states, in FeatBit's terms.
 const (
-	Initializing State = iota // nothing was received yet
+	Initializing State = iota // never was OK yet
 	OK                        // the stream is open, and what was asked for when it opened is in the store
 	Interrupted               // was OK; the syncer is trying to be so again
 	Off                       // Run has returned
