@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,7 +45,8 @@ func (o FollowOptions) withDefaults() FollowOptions {
 //
 // fn is called from one goroutine at a time. It gets a Snapshot whose Delta
 // follows the last Snapshot that fn got, or an error that kept Follow from
-// loading or watching; Follow then goes on trying. The first successful load is
+// loading or watching; Follow then goes on trying. A Watch that does not come back
+// is reported once, since polling goes on. The first successful load is
 // always delivered, also if the store is empty (Rev ""), and so is the first
 // one after an error (as an empty Delta if nothing changed). The caller of
 // Follow keeps its last state when it gets an error.
@@ -140,11 +142,18 @@ func (f *follower) load(ctx context.Context) error {
 	return nil
 }
 
-// watch keeps a Watch running. While it is down, polling carries on.
+// watch keeps a Watch running. While it is down, polling carries on; so it is
+// reported once that it is, and not by each attempt that does not get to work.
 func (f *follower) watch(ctx context.Context, w Watcher) {
+	var worked atomic.Bool
+	wake := func() {
+		worked.Store(true)
+		f.wake()
+	}
+	worked.Store(true)
 	for failures := 1; ; failures++ {
 		began := time.Now()
-		err := w.Watch(ctx, f.wake)
+		err := w.Watch(ctx, wake)
 		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			f.wake()
 			return
@@ -155,10 +164,12 @@ func (f *follower) watch(ctx context.Context, w Watcher) {
 		if err == nil {
 			err = errors.New("store: watch ended without a reason")
 		}
-		f.mu.Lock()
-		f.failed = true
-		f.fn(Snapshot{}, err)
-		f.mu.Unlock()
+		if worked.Swap(false) {
+			f.mu.Lock()
+			f.failed = true
+			f.fn(Snapshot{}, err)
+			f.mu.Unlock()
+		}
 		if !sleep(ctx, Backoff(failures, 50*time.Millisecond, f.opts.MaxBackoff)) {
 			return
 		}

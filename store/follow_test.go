@@ -430,7 +430,15 @@ func TestFollowPollsWithoutAWatch(t *testing.T) {
 		r := &brokenWatcher{}
 		f := follow(t, r, store.FollowOptions{})
 		after(time.Minute)
-		f.take()
+		reported := 0
+		for _, d := range f.take() {
+			if d.err != nil {
+				reported++
+			}
+		}
+		if reported != 1 {
+			t.Errorf("reported %d times, want once: polling goes on", reported)
+		}
 		if n := r.tries.Load(); n < 10 || n > 60 {
 			t.Errorf("%d tries to watch in a minute, want 10 to 60", n)
 		}
