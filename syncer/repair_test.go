@@ -313,11 +313,16 @@ func TestUnknownOutcome(t *testing.T) {
 		}
 		return nil
 	}
-	s, _ := start(t, syncer.Config{URL: f.url, Secret: f.secret, Store: st})
+	var trouble atomic.Bool // which may be too short to be seen by looking now and then
+	s, _ := start(t, syncer.Config{URL: f.url, Secret: f.secret, Store: st, OnStatus: func(s syncer.Status) {
+		if errors.Is(s.Err, errDown) {
+			trouble.Store(true)
+		}
+	}})
 	until(t, "ok", func() bool { return s.Status().State == syncer.OK })
 	lose.Store(true)
 	f.set(false, flag("a", 2000))
-	until(t, "trouble", func() bool { return errors.Is(s.Status().Err, errDown) })
+	until(t, "trouble", trouble.Load)
 	until(t, "no trouble", func() bool { return s.Status().State == syncer.OK && s.Status().Err == nil })
 }
 
