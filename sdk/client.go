@@ -4,11 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"math"
-	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -496,130 +491,6 @@ func (c *Client) WaitFor(ctx context.Context, want State) error {
 // Offline reports whether the client was made to use no network.
 func (c *Client) Offline() bool { return c.plan.Offline }
 
-// ErrNotOffline is returned by LoadJSON.
-var ErrNotOffline = errors.New("sdk: only an offline client without a Store can be loaded")
-
-// LoadJSON replaces all flags of an offline client by those of a data-sync
-// document, as Config.Bootstrap is one, which it reads to its end. Once it has
-// returned nil, evaluations see them; listeners are told what changed. A
-// document that cannot be used changes nothing. The error is [ErrNotOffline] if
-// the client has another source, or [ErrClosed].
-func (c *Client) LoadJSON(r io.Reader) error {
-	if !c.plan.Offline || c.own == nil {
-		return ErrNotOffline
-	}
-	text, err := readAll(r)
-	if err != nil {
-		return fmt.Errorf("sdk: LoadJSON: %w", err)
-	}
-	items, err := snapshot.Items(text)
-	if err != nil {
-		return fmt.Errorf("sdk: LoadJSON: %w", err)
-	}
-	rev, err := c.own.Apply(context.Background(), store.Change{Full: true, Items: items})
-	for err == nil {
-		c.mu.Lock()
-		at, changed := c.rev, c.changed
-		c.mu.Unlock()
-		if at == rev {
-			return nil
-		}
-		// Somebody else may have loaded newer flags meanwhile.
-		var snap store.Snapshot
-		if snap, err = c.own.Load(context.Background(), rev); err != nil {
-			break
-		}
-		if snap.Rev != rev {
-			rev = snap.Rev
-			continue
-		}
-		select {
-		case <-changed:
-		case <-c.closed:
-			err = ErrClosed
-		}
-	}
-	if errors.Is(err, store.ErrClosed) {
-		err = ErrClosed
-	}
-	return err
-}
-
-// Identify sends u to FeatBit, so that it can be found and targeted there. A
-// nil user is ignored, and so is the call if events are not sent.
-func (c *Client) Identify(u *User) {
-	switch {
-	case u == nil || u.Key() == "":
-	case c.events != nil:
-		c.events.Identify((*flags.User)(u))
-	case c.sink != nil && !c.isClosed():
-		c.sink.Record(Event{Kind: IdentifyEvent, Time: time.Now(), User: u})
-	}
-}
-
-// TrackMetric sends a custom event of u, with a value that counts for
-// experiments with this metric; use 1 for an occurrence. A nil user, an empty
-// name or a value that is not finite is ignored. For an experiment, evaluate
-// its flag first.
-func (c *Client) TrackMetric(u *User, event string, value float64) {
-	c.TrackMetrics(u, map[string]float64{event: value})
-}
-
-// TrackMetrics is [Client.TrackMetric] for several events at once, which are
-// sent together, ordered by name.
-func (c *Client) TrackMetrics(u *User, values map[string]float64) {
-	if u == nil || u.Key() == "" || c.events == nil && (c.sink == nil || c.isClosed()) {
-		return
-	}
-	list := make([]insight.Metric, 0, len(values))
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		value := values[name]
-		if name != "" && !math.IsNaN(value) && !math.IsInf(value, 0) {
-			list = append(list, insight.Metric{Name: name, Value: value})
-		}
-	}
-	switch {
-	case len(list) == 0:
-	case c.events != nil:
-		c.events.Metrics((*flags.User)(u), list)
-	default:
-		metrics := make([]Metric, len(list))
-		for i, m := range list {
-			metrics[i] = Metric(m)
-		}
-		c.sink.Record(Event{Kind: MetricEvent, Time: time.Now(), User: u, Metrics: metrics})
-	}
-}
-
-// Flush sends the events recorded so far and returns when each was delivered or
-// refused, or with ctx's error. Sending goes on in that case; to flush without
-// waiting, call it in a goroutine, or not at all: events leave by themselves
-// after Config.FlushInterval. After Close it returns [ErrClosed].
-func (c *Client) Flush(ctx context.Context) error {
-	switch {
-	case c.sink != nil && c.isClosed():
-		return ErrClosed
-	case c.sink != nil:
-		return c.sink.Flush(ctx)
-	case c.events == nil:
-		return nil
-	}
-	err := c.events.Flush(ctx)
-	if errors.Is(err, insight.ErrClosed) {
-		return ErrClosed
-	}
-	return err
-}
-
-// EventStats returns the counters; all are zero if events are not sent, or go to
-// an EventSink.
-func (c *Client) EventStats() EventStats {
-	if c.events == nil {
-		return EventStats{}
-	}
-	return EventStats(c.events.Stats())
-}
-
 // Close stops the client: it leaves FeatBit and the store, delivers the events
 // that are left until ctx ends, and waits for the client's goroutines, calls of
 // listeners included, which therefore must not call it. It returns ctx's error if
@@ -656,28 +527,4 @@ func (c *Client) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// maxBootstrap bounds a bootstrap document.
-const maxBootstrap = 256 << 20
-
-func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := readAll(f)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", name, err)
-	}
-	return text, err
-}
-
-func readAll(r io.Reader) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxBootstrap+1))
-	if err == nil && len(text) > maxBootstrap {
-		err = fmt.Errorf("more than %d bytes", maxBootstrap)
-	}
-	return text, err
 }
