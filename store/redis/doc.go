@@ -26,4 +26,8 @@
 // but never arrives at an old revision, and since it keeps the nonces of the
 // last 128 commits it knows which revisions its content grew from: to a reader
 // at any other one it gives everything.
+//
+// go-redis prints attempts to connect that failed to standard error, by a logger
+// that all of a process shares. A program that wants that elsewhere, or nowhere,
+// calls go-redis's SetLogger; this package does not decide for it.
 package redis
