@@ -63,7 +63,7 @@ var Differences = []Difference{
 		Name:   "condition-without-value",
 		Python: "error in evaluation when a condition without a value needs it",
 		Here:   "as a value of null is in both: the positive operators miss, the negated ones hold",
-		Reason: "absent and null mean the same in the documents of FeatBit's different stores",
+		Reason: "to a decoder an absent member and a null one are the same, and Python treats null so",
 	},
 	{
 		Name:   "lenient-shapes",
