@@ -236,10 +236,7 @@ func (c *Client) feed(ctx context.Context, st store.DataStore, run DataSource) {
 	if err == nil {
 		err = errors.New("the data source ended")
 	}
-	c.update(func() {
-		c.source.state, c.source.err = Off, err
-		close(c.hopeless)
-	})
+	c.report(sourceStatus{state: Off, err: err, heard: heard})
 }
 
 // report takes what the source says of itself. After Off it has nothing to say.
@@ -250,7 +247,13 @@ func (c *Client) report(s sourceStatus) {
 		}
 		s.gen = c.source.gen + 1
 		s.seen = s.state == OK && c.source.state == OK && c.source.seen
+		if s.heard.IsZero() {
+			s.heard = c.source.heard
+		}
 		c.source = s
+		if s.state == Off {
+			close(c.hopeless)
+		}
 	})
 	if s.state == OK {
 		select {

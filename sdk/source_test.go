@@ -414,6 +414,9 @@ func TestOffIsFinalAndHasItsReason(t *testing.T) {
 	if err := c.WaitFor(ctx, sdk.OK); !errors.Is(err, errRead) {
 		t.Errorf("WaitFor = %v", err)
 	}
+	if err := c.WaitReady(ctx); !errors.Is(err, errRead) {
+		t.Errorf("WaitReady = %v", err)
+	}
 	if s := c.Status(); s.State != sdk.Off || !errors.Is(s.Err, errRead) {
 		t.Errorf("Status() = %+v", s)
 	}
