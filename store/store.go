@@ -156,6 +156,14 @@ type Snapshot struct {
 
 	// Items are in no particular order, one per kind and key.
 	Items []Item
+
+	// Layer names where the state came from, if the store has several such
+	// places.
+	Layer string
+
+	// Degraded says why the state is not from the best of those places. It is
+	// nil if it is, and for every other store.
+	Degraded error
 }
 
 // A Reader loads committed states.

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/flagstead/flagstead/store"
 )
@@ -29,6 +30,7 @@ type Store struct {
 	full   int64  // seq of the last full change: no delta reaches back behind it
 	log    []logged
 	logged int64         // log is complete for every seq after this one
+	beat   store.Heartbeat
 	news   chan struct{} // closed and replaced by each commit
 	closed chan struct{}
 }
@@ -106,6 +108,27 @@ func (s *Store) seqOf(rev store.Rev) (int64, bool) {
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	return n, err == nil && n > 0 && n <= s.seq && text == strconv.FormatInt(n, 10)
+}
+
+// WriteHeartbeat implements [store.HeartbeatWriter].
+func (s *Store) WriteHeartbeat(ctx context.Context, h store.Heartbeat) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.usable(ctx); err != nil {
+		return fmt.Errorf("memory: write heartbeat: %w", err)
+	}
+	s.beat, _ = h.Merge(s.beat, time.Now())
+	return nil
+}
+
+// ReadHeartbeat implements [store.HeartbeatReader].
+func (s *Store) ReadHeartbeat(ctx context.Context) (store.Heartbeat, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.usable(ctx); err != nil {
+		return store.Heartbeat{}, fmt.Errorf("memory: read heartbeat: %w", err)
+	}
+	return s.beat, nil
 }
 
 // Load implements [store.Reader].
