@@ -29,7 +29,7 @@ type Store struct {
 	seq    int64  // commits so far
 	full   int64  // seq of the last full change: no delta reaches back behind it
 	log    []logged
-	logged int64         // log is complete for every seq after this one
+	logged int64 // log is complete for every seq after this one
 	beat   store.Heartbeat
 	news   chan struct{} // closed and replaced by each commit
 	closed chan struct{}
