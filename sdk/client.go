@@ -188,6 +188,9 @@ func (c *Client) stream(st store.DataStore) (DataSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sdk: %w", err)
 	}
+	if c.own != nil {
+		s.Accept() // a bootstrap may have other flags; it is no store to guard
+	}
 	return func(ctx context.Context, _ DataStore, _ func(State, error)) error { return s.Run(ctx) }, nil
 }
 

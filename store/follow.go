@@ -21,6 +21,11 @@ type FollowOptions struct {
 	// MaxBackoff caps the pause after failed loads, which starts at 50 ms and
 	// doubles, with jitter. Zero means 5 seconds.
 	MaxBackoff time.Duration
+
+	// OnHeartbeat, if set, gets the heartbeat of a store that has such, see
+	// [HeartbeatReader], or why it cannot be read, once per Interval. It is not
+	// called while the function given to Follow is.
+	OnHeartbeat func(Heartbeat, error)
 }
 
 func (o FollowOptions) withDefaults() FollowOptions {
@@ -48,7 +53,8 @@ func (o FollowOptions) withDefaults() FollowOptions {
 // loading or watching; Follow then goes on trying. A Watch that does not come back
 // is reported once, since polling goes on. The first successful load is
 // always delivered, also if the store is empty (Rev ""), and so is the first
-// one after an error (as an empty Delta if nothing changed). The caller of
+// one after an error, or with another Layer or Degraded, as an empty Delta if
+// nothing changed. The caller of
 // Follow keeps its last state when it gets an error.
 func Follow(ctx context.Context, r Reader, o FollowOptions, fn func(Snapshot, error)) error {
 	o = o.withDefaults()
@@ -58,6 +64,9 @@ func Follow(ctx context.Context, r Reader, o FollowOptions, fn func(Snapshot, er
 	var watching sync.WaitGroup
 	if w, ok := r.(Watcher); ok {
 		watching.Go(func() { f.watch(watchCtx, w) })
+	}
+	if h, ok := r.(HeartbeatReader); ok && o.OnHeartbeat != nil {
+		watching.Go(func() { f.heartbeats(watchCtx, h) })
 	}
 	defer watching.Wait()
 	defer stop()
@@ -72,8 +81,19 @@ type follower struct {
 	mu      sync.Mutex // guards fn and what follows, between run and watch
 	fn      func(Snapshot, error)
 	rev     Rev
+	where   origin
 	started bool
 	failed  bool
+}
+
+// An origin is where a state came from. A change of it is delivered, too.
+type origin struct{ layer, degraded string }
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func (f *follower) wake() {
@@ -131,15 +151,39 @@ func (f *follower) load(ctx context.Context) error {
 		return err
 	}
 	unchanged := f.started && snap.Rev == f.rev
-	if unchanged && !f.failed {
+	where := origin{snap.Layer, text(snap.Degraded)}
+	if unchanged && !f.failed && where == f.where {
 		return nil
 	}
 	if unchanged {
-		snap = Snapshot{Rev: snap.Rev, Delta: true}
+		snap = Snapshot{Rev: snap.Rev, Delta: true, Layer: snap.Layer, Degraded: snap.Degraded}
 	}
-	f.rev, f.started, f.failed = snap.Rev, true, false
+	f.rev, f.where, f.started, f.failed = snap.Rev, where, true, false
 	f.fn(snap, nil)
 	return nil
+}
+
+// heartbeats reads the store's heartbeat every Interval. It has a goroutine of its
+// own: a store that does not tell must not delay what it does tell.
+func (f *follower) heartbeats(ctx context.Context, r HeartbeatReader) {
+	tick := time.NewTicker(f.opts.Interval)
+	defer tick.Stop()
+	for {
+		readCtx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
+		h, err := r.ReadHeartbeat(readCtx)
+		cancel()
+		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+			return
+		}
+		f.mu.Lock()
+		f.opts.OnHeartbeat(h, err)
+		f.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // watch keeps a Watch running. While it is down, polling carries on; so it is

@@ -539,3 +539,115 @@ func TestBackoff(t *testing.T) {
 		}
 	}
 }
+
+// A beating is a reader with heartbeats.
+type beating struct {
+	reader
+	beat store.Heartbeat
+	bad  error
+	hang bool
+}
+
+func (b *beating) tell(bad error, hang bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bad, b.hang = bad, hang
+}
+
+func (b *beating) ReadHeartbeat(ctx context.Context) (store.Heartbeat, error) {
+	b.mu.Lock()
+	beat, err, hang := b.beat, b.bad, b.hang
+	b.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return store.Heartbeat{}, ctx.Err()
+	}
+	return beat, err
+}
+
+func TestFollowReadsHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &beating{beat: store.Heartbeat{Source: "ok"}}
+		type heard struct {
+			source string
+			err    error
+			at     time.Duration
+		}
+		var mu sync.Mutex
+		var got []heard
+		begin := time.Now()
+		take := func() []heard {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(got)
+		}
+		f := follow(t, r, store.FollowOptions{OnHeartbeat: func(h store.Heartbeat, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, heard{h.Source, err, time.Since(begin)})
+		}})
+		after(time.Second + time.Second/2)
+		if got := take(); len(f.take()) != 1 || !slices.Equal(got, []heard{{"ok", nil, 0}, {"ok", nil, time.Second}}) {
+			t.Errorf("heard %+v", got)
+		}
+		// What does not tell its heartbeat still tells its state.
+		r.tell(nil, true)
+		after(time.Second)
+		r.set("a")
+		after(time.Second)
+		if d := f.one(t); d.err != nil || d.snap.Rev != "r1" {
+			t.Errorf("delivered %+v", d)
+		}
+		after(10 * time.Second)
+		if got := take(); len(got) != 3 || !errors.Is(got[2].err, context.DeadlineExceeded) {
+			t.Errorf("heard %+v of a store that hangs", got)
+		}
+		r.tell(fmt.Errorf("reader: %w", store.ErrClosed), false)
+		after(20 * time.Second)
+		if got := take(); len(got) != 4 {
+			t.Errorf("heard %+v of a store that is closed", got)
+		}
+	})
+}
+
+// A degraded reader says that its state is not from the best place.
+type degraded struct {
+	reader
+	layer string
+	why   error
+}
+
+func (d *degraded) from(layer string, why error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.layer, d.why = layer, why
+}
+
+func (d *degraded) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
+	snap, err := d.reader.Load(ctx, since)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	snap.Layer, snap.Degraded = d.layer, d.why
+	return snap, err
+}
+
+func TestFollowDeliversOrigins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &degraded{layer: "copy", why: errors.New("down")}
+		r.set("a")
+		f := follow(t, r, store.FollowOptions{})
+		if d := f.one(t); d.snap.Layer != "copy" || d.snap.Degraded == nil || len(d.snap.Items) != 1 {
+			t.Errorf("delivered %+v", d)
+		}
+		after(3 * time.Second)
+		if d := f.take(); len(d) != 0 {
+			t.Errorf("delivered again: %+v", d)
+		}
+		r.from("redis", nil)
+		after(time.Second)
+		if d := f.one(t); d.snap.Layer != "redis" || d.snap.Degraded != nil || !d.snap.Delta || len(d.snap.Items) != 0 {
+			t.Errorf("delivered %+v", d)
+		}
+	})
+}

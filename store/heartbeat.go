@@ -52,8 +52,8 @@ type HeartbeatReader interface {
 // Merge returns what a store that has the heartbeat old keeps when a writer
 // writes h at now, with Written set, and whether that is anything new. Of several
 // writers the one that confirmed last speaks: h is ignored while old is another
-// writer's, was confirmed later and is not older than [HeartbeatLife]. Confirmed
-// never goes back, unless it was ahead of now.
+// writer's, not "off" and not older than [HeartbeatLife], if old was confirmed
+// later or h is "off". Confirmed never goes back, unless it was ahead of now.
 func (h Heartbeat) Merge(old Heartbeat, now time.Time) (Heartbeat, bool) {
 	h.Written = now
 	if h.Confirmed.After(now) {
@@ -62,8 +62,8 @@ func (h Heartbeat) Merge(old Heartbeat, now time.Time) (Heartbeat, bool) {
 	if old.Confirmed.After(now) {
 		return h, true // somebody's clock was wrong
 	}
-	alive := now.Sub(old.Written) < HeartbeatLife && !old.Written.After(now)
-	if alive && old.Writer != h.Writer && old.Confirmed.After(h.Confirmed) {
+	alive := old.Source != "off" && now.Sub(old.Written) < HeartbeatLife && !old.Written.After(now)
+	if alive && old.Writer != h.Writer && (old.Confirmed.After(h.Confirmed) || h.Source == "off") {
 		return old, false
 	}
 	if old.Confirmed.After(h.Confirmed) {

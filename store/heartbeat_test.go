@@ -41,6 +41,12 @@ func TestHeartbeatMerge(t *testing.T) {
 	if got, news := never.Merge(beat("a", "ok", -time.Second, -time.Second), now); news || got.Writer != "a" {
 		t.Errorf("one that never confirmed took over: %+v", got)
 	}
+	if got, news := beat("b", "off", 0, 0).Merge(beat("a", "ok", -time.Second, -time.Second), now); news || got.Writer != "a" {
+		t.Errorf("one that stops spoke for one that does not: %+v", got)
+	}
+	if got, news := beat("b", "ok", -5*time.Second, 0).Merge(beat("a", "off", -time.Second, -time.Second), now); !news || got.Source != "ok" || !got.Confirmed.Equal(at(-time.Second)) {
+		t.Errorf("one that stopped spoke on: %+v", got)
+	}
 	if got, news := never.Merge(store.Heartbeat{}, now); !news || !got.Confirmed.IsZero() {
 		t.Errorf("nothing was confirmed: %+v", got)
 	}

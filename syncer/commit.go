@@ -89,6 +89,12 @@ func (m *manager) write() (job, bool) {
 		m.full, m.base, m.baseKnown = true, "", true
 	}
 	if m.full {
+		if m.unjudged && m.base == m.rev {
+			if d := m.judge(); d != nil {
+				m.refuse(d)
+				return job{}, false
+			}
+		}
 		return job{change: store.Change{Full: true, Base: condition(m.base), Items: m.items()}, gen: m.fullGen}, true
 	}
 	items := make([]store.Item, 0, len(m.dirty))
@@ -168,7 +174,9 @@ func (m *manager) damaged(r result) {
 func (m *manager) wrote(r result) {
 	if r.change.Full && r.gen == m.fullGen {
 		m.full, m.force = false, false
+		m.accepted()
 	}
+	m.there.set(r.change.Items, !r.change.Full)
 	for _, it := range r.change.Items {
 		if m.held[it.ID()].Version == it.Version {
 			delete(m.dirty, it.ID())
@@ -215,6 +223,7 @@ func (m *manager) rebase(snap store.Snapshot) {
 	}
 	m.base, m.baseKnown = snap.Rev, true
 	m.rev, m.loaded, m.stale = snap.Rev, true, false
+	m.there.set(snap.Items, snap.Delta)
 }
 
 // compare looks at what others did to the store. What is newer there is taken
@@ -224,6 +233,7 @@ func (m *manager) compare(snap store.Snapshot) {
 	if known := m.loaded && !m.force && snap.Rev == m.rev; !known {
 		first := !m.loaded
 		m.rev, m.loaded = snap.Rev, true
+		m.there.set(snap.Items, snap.Delta)
 		if m.force {
 			// Somebody else mended it. What that one wrote counts.
 			m.force, m.baseKnown, m.base = false, false, ""

@@ -60,6 +60,15 @@ type manager struct {
 
 	healed map[store.ID]int64 // versions written back while FeatBit was away
 
+	// What the guard decides by, see guard.go.
+	there    stock       // the store's content at rev
+	unjudged bool        // a full state of FeatBit's is in held, but not in the store
+	before   before      // what that replaced
+	doubt    *doubt      // the full state that was refused last
+	doubts   int         // how often one was refused since the last that was not
+	doubtful *time.Timer // when to ask for it again
+	accept   bool        // take the next one as it is
+
 	retry     *time.Timer
 	retryAt   time.Time // no writes before
 	failures  int       // writes that failed in a row
@@ -93,6 +102,7 @@ func newManager(s *Syncer) *manager {
 		dirty:    map[store.ID]struct{}{},
 		pushed:   map[store.ID]store.Item{},
 		healed:   map[store.ID]int64{},
+		there:    stock{flags: map[store.ID]struct{}{}},
 	}
 }
 
@@ -163,6 +173,9 @@ func (m *manager) run(ctx context.Context) {
 	defer m.retry.Stop()
 	m.openLimit = time.NewTimer(time.Hour)
 	defer m.openLimit.Stop()
+	m.doubtful = time.NewTimer(time.Hour)
+	m.doubtful.Stop()
+	defer m.doubtful.Stop()
 
 	var worker sync.WaitGroup
 	worker.Go(func() { m.work(ctx) })
@@ -193,6 +206,13 @@ func (m *manager) run(ctx context.Context) {
 		case <-reconcile.C:
 			m.asking, m.wantLoad = true, true
 			reconcile.Reset(m.reconcileIn())
+		case <-m.doubtful.C:
+			m.asking, m.wantLoad = true, true
+		case <-m.syncer.accepts:
+			m.accept = true
+			if m.doubt != nil {
+				m.asking, m.wantLoad = true, true
+			}
 		case <-check.C:
 			m.wantLoad = true
 		case r := <-m.results:
@@ -311,7 +331,6 @@ func (m *manager) take(d delivery) {
 		}
 	}
 	m.syncer.update(func(st *Status, _ *health) {
-		st.Confirmed = time.Now()
 		switch {
 		case full:
 			st.Fulls++
@@ -336,6 +355,9 @@ func (m *manager) takePush(it store.Item) {
 // push may overtake it.
 func (m *manager) takeFull(items []store.Item) {
 	m.fullMax = 0
+	if !m.unjudged {
+		m.unjudged, m.before = true, before{m.held, m.dirty, m.synced}
+	}
 	m.held = make(map[store.ID]store.Item, len(items))
 	for _, it := range items {
 		m.fullMax = max(m.fullMax, it.Version)
@@ -349,7 +371,7 @@ func (m *manager) takeFull(items []store.Item) {
 		}
 	}
 	clear(m.pushed)
-	clear(m.dirty) // the full state has them
+	m.dirty = map[store.ID]struct{}{} // the full state has them
 	clear(m.healed)
 	m.synced, m.full = true, true
 	m.fullGen++

@@ -30,6 +30,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,6 +81,14 @@ type Config struct {
 	// what FeatBit does not announce (deletions, late commits); it is jittered
 	// by a tenth. Zero means 10 minutes.
 	Reconcile time.Duration
+
+	// Guard says which full states are refused. The zero value refuses those that
+	// look like a mistake.
+	Guard Guard
+
+	// Name is what this syncer calls itself in the store's heartbeats. Empty means
+	// the host's name and the process id.
+	Name string
 
 	// Check is how often the store is compared with what the syncer holds.
 	// Zero means one second.
@@ -142,6 +151,14 @@ func (c Config) withDefaults() Config {
 	if c.answerTimeout <= 0 {
 		c.answerTimeout = max(c.ReadTimeout, 15*time.Second)
 	}
+	c.Guard = c.Guard.withDefaults()
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "unknown"
+		}
+		c.Name = fmt.Sprintf("%s-%d", host, os.Getpid())
+	}
 	if c.MaxMessage <= 0 {
 		c.MaxMessage = 64 << 20
 	}
@@ -179,7 +196,9 @@ type Status struct {
 	Since time.Time // when State was entered
 	Err   error     // what keeps the syncer from being OK, or nil
 
-	Confirmed time.Time // when FeatBit last sent or confirmed data
+	// Confirmed is until when the store is known to be equal to FeatBit: when the
+	// stream, with all that came on it in the store, last gave a sign of life.
+	Confirmed time.Time
 	Heard     time.Time // when FeatBit last sent anything on the stream
 
 	// ClockSkew is FeatBit's clock minus this host's, to about a second, by the
@@ -192,6 +211,7 @@ type Status struct {
 	Patches  uint64 // patches received that were not empty
 	Ignored  uint64 // messages or items that could not be used
 	Heals    uint64 // times that the store had lost content and was refilled
+	Refused  uint64 // full states that the guard kept from the store
 }
 
 // A Syncer keeps one store equal to one environment. Make it with [New].
@@ -205,6 +225,9 @@ type Syncer struct {
 	status Status
 	health health
 
+	accepts chan struct{} // capacity 1: an operator's word, see Accept
+	beats   chan struct{} // capacity 1: the heartbeat has news
+
 	notify sync.Mutex // one call of OnStatus at a time
 }
 
@@ -214,10 +237,14 @@ type health struct {
 	lost     uint64 // the last connection that ended
 	linkErr  error  // why it ended, or why none can be opened
 	storeErr error  // why the store cannot be read or written
+	guardErr error  // why the last full state was refused
 	off      bool
 }
 
 func (h health) up() bool { return h.live > h.lost }
+
+// current reports whether the store is equal to FeatBit.
+func (h health) current() bool { return h.up() && h.storeErr == nil && h.guardErr == nil && !h.off }
 
 // New checks cfg and returns a syncer that has not connected yet. The error
 // says what is wrong with cfg, without the secret.
@@ -236,16 +263,31 @@ func New(cfg Config) (*Syncer, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("syncer: no store")
 	}
-	return &Syncer{cfg: cfg.withDefaults(), base: base, env: env, status: Status{Since: time.Now()}}, nil
+	return &Syncer{
+		cfg:     cfg.withDefaults(),
+		base:    base,
+		env:     env,
+		status:  Status{Since: time.Now()},
+		accepts: make(chan struct{}, 1),
+		beats:   make(chan struct{}, 1),
+	}, nil
 }
 
 // Status returns the current status. It does not block.
 func (s *Syncer) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.confirm()
 	st := s.status
 	st.Heard = s.lastHeard()
 	return st
+}
+
+// confirm moves Status.Confirmed on. The caller holds mu.
+func (s *Syncer) confirm() {
+	if at := s.lastHeard(); s.health.current() && at.After(s.status.Confirmed) {
+		s.status.Confirmed = at
+	}
 }
 
 func (s *Syncer) lastHeard() time.Time {
@@ -261,13 +303,16 @@ func (s *Syncer) update(change func(*Status, *health)) {
 	s.notify.Lock()
 	defer s.notify.Unlock()
 	s.mu.Lock()
+	s.confirm()
 	before := s.status
 	change(&s.status, &s.health)
+	s.confirm()
 	s.derive()
 	s.status.Heard = s.lastHeard()
 	after := s.status
 	s.mu.Unlock()
 	if after.State != before.State {
+		signal(s.beats)
 		s.cfg.Logger.Info("syncer state", "env", s.env, "state", after.State.String(), "error", after.Err)
 	}
 	if s.cfg.OnStatus != nil && (after.State != before.State || text(after.Err) != text(before.Err) || after.Fulls != before.Fulls || after.ClockSkew != before.ClockSkew) {
@@ -289,7 +334,7 @@ func (s *Syncer) derive() {
 	switch {
 	case h.off:
 		state = Off
-	case h.up() && h.storeErr == nil:
+	case h.current():
 		state = OK
 	case state == OK:
 		state = Interrupted
@@ -300,6 +345,9 @@ func (s *Syncer) derive() {
 	st.Err = h.linkErr
 	if h.up() || st.Err == nil {
 		st.Err = h.storeErr
+		if st.Err == nil {
+			st.Err = h.guardErr
+		}
 	}
 }
 
@@ -321,6 +369,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(link.run(ctx)) })
+	wg.Go(func() { s.pulse(ctx) })
 	m.run(ctx)
 	wg.Wait()
 
@@ -331,5 +380,6 @@ func (s *Syncer) Run(ctx context.Context) error {
 			h.lost, h.linkErr = h.live, err
 		}
 	})
+	s.lastBeat()
 	return err
 }

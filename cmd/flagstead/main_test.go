@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -476,6 +477,36 @@ func TestSyncAndWatch(t *testing.T) {
 				t.Errorf("eval without a syncer: %d, %s", code, errOut)
 			}
 		})
+	}
+}
+
+// TestSyncGuard: a store that has another environment's flags is left alone unless
+// somebody says that it is meant.
+func TestSyncGuard(t *testing.T) {
+	url, secret := dev(t, flagsFile(t))
+	t.Setenv("FLAGSTEAD_SECRET", secret)
+	other := flagsFile(t)
+	env := regexp.MustCompile(`"envId": *"[^"]+"`)
+	text := env.ReplaceAllString(string(sample.Flags), `"envId":"00000000-0000-4000-8000-000000000000"`)
+	if text == string(sample.Flags) {
+		t.Fatal("the sample names no environment")
+	}
+	if err := os.WriteFile(other, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errOut := call(t, "sync", "file://"+other, "--url", url, "--start", "1s")
+	if code == 0 || !strings.Contains(errOut, "refused a full state of environment") || !strings.Contains(errOut, "--accept takes it") {
+		t.Errorf("status %d, %s%s", code, out, errOut)
+	}
+	if now, err := os.ReadFile(other); err != nil || string(now) != text {
+		t.Errorf("the store was changed, %v", err)
+	}
+	s := start(t, "sync", "file://"+other, "--url", url, "--accept")
+	s.says(t, "in sync")
+	for _, bad := range []string{"0", "101", "-1", "x"} {
+		if code, _, errOut := call(t, "sync", "file://"+other, "--url", url, "--max-removed="+bad); code == 0 || !strings.Contains(errOut, "--max-removed") {
+			t.Errorf("--max-removed=%s: status %d, %s", bad, code, errOut)
+		}
 	}
 }
 

@@ -16,10 +16,13 @@ import (
 type syncCmd struct {
 	EndWithStdin bool `hidden:"" help:"End when standard input does, as a child of a program that may crash."`
 
-	Store   string        `arg:"" env:"FLAGSTEAD_STORE" placeholder:"STORE" help:"Store to write: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
-	FeatBit featbit       `embed:""`
-	Wait    bool          `help:"Start even if FeatBit or the store cannot be reached yet, and keep trying."`
-	Start   time.Duration `default:"10s" placeholder:"TIME" help:"How long it may take, without --wait, until the store has the first data (default ${default})."`
+	Store      string  `arg:"" env:"FLAGSTEAD_STORE" placeholder:"STORE" help:"Store to write: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
+	FeatBit    featbit `embed:""`
+	Accept     bool    `help:"Take the first full state as it is, even if the store would lose most of its flags, or get those of another environment."`
+	MaxRemoved float64 `default:"50" placeholder:"PERCENT" help:"Refuse, until FeatBit repeats it, a full state that lacks more of the store's flags than this (default ${default}; 100 refuses none but empty ones)."`
+
+	Wait  bool          `help:"Start even if FeatBit or the store cannot be reached yet, and keep trying."`
+	Start time.Duration `default:"10s" placeholder:"TIME" help:"How long it may take, without --wait, until the store has the first data (default ${default})."`
 }
 
 // Run syncs until ctx ends or FeatBit refuses the secret for good.
@@ -34,7 +37,11 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	reach := &contact{}
+	if c.MaxRemoved <= 0 || c.MaxRemoved > 100 {
+		return usageError(fmt.Sprintf("--max-removed=%v: want a number above 0 and at most 100", c.MaxRemoved))
+	}
 	cfg := syncer.Config{URL: c.FeatBit.URL, Secret: secret, Logger: con.log, NetDial: reach.dial}
+	cfg.Guard.MaxRemoved = c.MaxRemoved / 100
 	startCtx, cancel := context.WithTimeout(ctx, c.Start)
 	defer cancel()
 	// A wrong address or secret must leave no trace, so FeatBit is asked first
@@ -102,6 +109,9 @@ func (c *syncCmd) run(ctx, start context.Context, con *console, cfg syncer.Confi
 	if err != nil {
 		return plain(err)
 	}
+	if c.Accept {
+		s.Accept()
+	}
 	err = s.Run(runCtx)
 	if ctx.Err() != nil {
 		con.printf("%s  stopped\n", time.Now().Format("15:04:05"))
@@ -122,6 +132,9 @@ func (c *syncCmd) named(err error) error {
 func (c *syncCmd) late(last error) error {
 	if last == nil {
 		return fmt.Errorf("store %s was not written within %v", redact(c.Store), c.Start)
+	}
+	if _, ok := errors.AsType[*syncer.RefusedError](last); ok {
+		return fmt.Errorf("%s: %w; --accept takes it", redact(c.Store), last)
 	}
 	if text, ok := strings.CutPrefix(last.Error(), "store: "); ok && !errors.Is(last, context.DeadlineExceeded) {
 		last = errors.New(text)
