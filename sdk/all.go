@@ -20,12 +20,12 @@ func (c *Client) AllFlags(u *User) AllFlags { return c.Snapshot().AllFlags(u) }
 // AllFlags is [Client.AllFlags] on frozen flags.
 func (s Snapshot) AllFlags(u *User) AllFlags { return AllFlags{snap: s, user: u} }
 
-// Err says why there are no values: [ErrNotReady], [ErrBadUser], or nil. An
+// Err says why there are no values: [ErrNotReady], [ErrTooOld], [ErrBadUser], or nil. An
 // environment without flags is no error.
 func (a AllFlags) Err() error {
 	switch {
 	case a.snap.set == nil:
-		return ErrNotReady
+		return a.snap.missing()
 	case a.user == nil:
 		return ErrBadUser
 	}

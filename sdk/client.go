@@ -34,11 +34,15 @@ const (
 	OK                        // the flags are as new as the source's
 	Interrupted               // the last flags are served; newer ones may exist
 	Off                       // closed, or refused by FeatBit for good
+	Unknown                   // only of a source: the store does not say
 )
 
 // String returns the state's name in lower case.
 func (s State) String() string {
-	return [...]string{"initializing", "ok", "interrupted", "off"}[s&3]
+	if s > Unknown {
+		return fmt.Sprintf("state(%d)", uint8(s))
+	}
+	return [...]string{"initializing", "ok", "interrupted", "off", "unknown"}[s]
 }
 
 // Status describes a client at one moment.
@@ -57,6 +61,20 @@ type Status struct {
 	// zero while State is OK and before Ready.
 	StaleSince time.Time
 
+	// Confirmed is when the source last confirmed that the flags are current: for
+	// a reader, what the store's heartbeat says of its writer and FeatBit. Zero if
+	// nobody did. OnStatus is not called for it alone.
+	Confirmed time.Time
+
+	// Source is how the source stands that fills the store: this client's own
+	// connection, or the syncer that wrote the store's heartbeat, which is called
+	// Writer. Unknown if the store has no heartbeat.
+	Source State
+	Writer string
+
+	// Layer names the part of a [store.Layers] that the flags are from.
+	Layer string
+
 	// ClockSkew is FeatBit's clock minus this host's, to about a second; zero
 	// if unknown or without a connection of the client's own. Connecting works
 	// in spite of it, but the times of events are this host's.
@@ -66,10 +84,14 @@ type Status struct {
 // A Client evaluates flags. Make it with [New] and close it. All methods are
 // safe for concurrent use, also after Close.
 type Client struct {
-	set    atomic.Pointer[flags.Set] // nil until ready
+	set    atomic.Pointer[flags.Set] // what is evaluated; nil until ready, and while withheld
 	events *insight.Pipeline         // nil: none, or sink
 	sink   EventSink                 // nil: none, or events
 	stale  atomic.Int64              // Status.StaleSince in Unix nanoseconds, or 0
+
+	confirmed   atomic.Int64  // Status.Confirmed, likewise
+	sourceState atomic.Uint32 // Status.Source
+	withheld    atomic.Bool   // the flags are too old to be evaluated
 
 	plan     *plan
 	own      *memory.Store // nil if Config has a Store
@@ -86,11 +108,15 @@ type Client struct {
 
 	mu       sync.Mutex // guards what follows
 	status   Status
-	rev      store.Rev     // of the store, that the flags are at
-	storeErr error         // why the store cannot be followed
-	source   sourceStatus  // of what fills the store, if the client does
-	hopeless chan struct{} // closed when the source has given up for good
-	changed  chan struct{} // closed, and replaced, when anything of this changes
+	rev      store.Rev    // of the store, that the flags are at
+	storeErr error        // why the store cannot be followed
+	source   sourceStatus // of what fills the store, if the client does
+	latest   *flags.Set   // what was loaded last; nil until ready
+	fresh    freshness
+
+	confirmedBy func() time.Time // of the client's own syncer, or nil
+	hopeless    chan struct{}    // closed when the source has given up for good
+	changed     chan struct{}    // closed, and replaced, when anything of this changes
 }
 
 // sourceStatus is how what feeds the client's store stands.
@@ -129,6 +155,7 @@ func New(cfg Config) (*Client, error) {
 		changed:  make(chan struct{}),
 		caughtUp: make(chan struct{}, 1),
 		status:   Status{Since: time.Now()},
+		fresh:    freshness{began: time.Now()},
 	}
 	from := p.Store
 	if from == nil {
@@ -188,6 +215,7 @@ func (c *Client) stream(st store.DataStore) (DataSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sdk: %w", err)
 	}
+	c.confirmedBy = func() time.Time { return s.Status().Confirmed }
 	if c.own != nil {
 		s.Accept() // a bootstrap may have other flags; it is no store to guard
 	}
@@ -205,11 +233,18 @@ func (c *Client) start(from store.Reader, run DataSource) {
 		c.events = c.plan.pipeline()
 	}
 	c.running.Go(func() {
-		err := store.Follow(ctx, from, c.plan.Follow, c.follow)
+		opts := c.plan.Follow
+		if run == nil {
+			opts.OnHeartbeat = c.heartbeat
+		}
+		err := store.Follow(ctx, from, opts, c.follow)
 		if ctx.Err() == nil {
 			c.update(func() { c.storeErr = err })
 		}
 	})
+	if run != nil || c.plan.Store != nil {
+		c.running.Go(func() { c.age(ctx) })
+	}
 	if run != nil {
 		c.running.Go(func() { c.catchUp(ctx, from) })
 		c.running.Go(func() { c.feed(ctx, from.(store.DataStore), run) })
@@ -304,7 +339,7 @@ var errFlushed = errors.New("the store is empty")
 
 // follow takes over what the store holds. It runs on one goroutine.
 func (c *Client) follow(snap store.Snapshot, err error) {
-	old := c.set.Load()
+	old := c.newest()
 	switch {
 	case err != nil:
 		c.update(func() { c.storeErr = err })
@@ -323,13 +358,17 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 		return
 	}
 	next, changes := snapshot.Apply(old, snap)
-	c.set.Store(next)
+	nFlags, nSegments := next.Len()
+	c.mu.Lock()
+	c.latest = next
+	c.serve()
+	c.mu.Unlock()
 	// Before ready is announced: to a listener that was added afterwards the
 	// first flags are no change.
 	c.listener.notify(old, next, changes)
-	nFlags, nSegments := next.Len()
 	c.update(func() {
 		c.storeErr, c.rev = nil, snap.Rev
+		c.fresh.layer, c.fresh.degraded = snap.Layer, snap.Degraded
 		c.status.Flags, c.status.Segments = nFlags, nSegments
 		if old == nil || len(changes.Flags)+len(changes.Segments) > 0 {
 			c.status.Updated = time.Now()
@@ -339,6 +378,13 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 			close(c.ready)
 		}
 	})
+}
+
+// newest returns what was loaded last, or nil.
+func (c *Client) newest() *flags.Set {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.latest
 }
 
 // update changes what the status is derived from and reports a new status.
@@ -368,17 +414,30 @@ func (s Status) same(t Status) bool {
 		return false
 	}
 	s.Err, t.Err = nil, nil
+	s.Confirmed, t.Confirmed = time.Time{}, time.Time{}
 	return s == t
 }
 
 func (c *Client) derive() {
 	st := &c.status
 	before := st.State
-	sourceOK := !c.plan.direct || c.source.state == OK && c.source.seen
-	err := c.storeErr
-	if err == nil || c.source.state == Off && c.source.err != nil {
-		err = c.source.err
+	now := time.Now()
+	sourceErr := c.deriveFreshness(now)
+	if c.plan.direct {
+		sourceErr = c.source.err
 	}
+	sourceOK := !c.plan.direct && sourceErr == nil || c.source.state == OK && c.source.seen
+	err := c.storeErr
+	if err == nil {
+		err = c.fresh.degraded
+	}
+	if err == nil || c.source.state == Off && c.source.err != nil {
+		err = sourceErr
+	}
+	if old := c.deriveTooOld(now); old != nil {
+		err = errors.Join(old, err)
+	}
+	c.serve()
 	switch {
 	case c.isClosed():
 		st.State, err = Off, ErrClosed
@@ -386,13 +445,13 @@ func (c *Client) derive() {
 		st.State = Off
 	case !st.Ready:
 		st.State = Initializing
-	case c.storeErr == nil && sourceOK:
+	case c.storeErr == nil && c.fresh.degraded == nil && sourceOK && !c.fresh.tooOld:
 		st.State = OK
 	default:
 		st.State = Interrupted
 	}
 	if st.State != before {
-		st.Since = time.Now()
+		st.Since = now
 	}
 	st.Err, st.ClockSkew = err, c.source.skew
 	c.deriveStale(sourceOK)
@@ -406,8 +465,12 @@ func (c *Client) deriveStale(sourceOK bool) {
 		c.stale.Store(0)
 	case st.StaleSince.IsZero():
 		st.StaleSince = st.Since
-		if !sourceOK && !c.source.heard.IsZero() {
-			st.StaleSince = c.source.heard
+		heard := c.source.heard
+		if !c.plan.direct {
+			heard = st.Confirmed
+		}
+		if (!sourceOK || c.fresh.tooOld) && !heard.IsZero() {
+			st.StaleSince = heard
 		}
 		c.stale.Store(st.StaleSince.UnixNano())
 	}
@@ -429,8 +492,9 @@ func (c *Client) Status() Status {
 	return c.status
 }
 
-// Ready reports whether the client has flags to evaluate.
-func (c *Client) Ready() bool { return c.set.Load() != nil }
+// Ready reports whether the client has flags to evaluate. It stays true when they
+// become old, see Config.MaxAge.
+func (c *Client) Ready() bool { return c.set.Load() != nil || c.withheld.Load() }
 
 // WaitReady blocks until the client has flags to evaluate, from wherever, and
 // returns nil; or until ctx ends, the client is closed, or its source gave up

@@ -169,7 +169,7 @@ func TestDetails(t *testing.T) {
 			t.Errorf("BoolDetail(%q) = %+v, want %v", tc.key, d, tc.reason)
 		}
 	}
-	want := sdk.Detail[int]{Value: 7, Reason: sdk.ReasonFallthrough, VariationID: "a", FlagKey: "whole", FlagName: "Flag whole", Version: 1}
+	want := sdk.Detail[int]{Value: 7, Reason: sdk.ReasonFallthrough, VariationID: "a", FlagKey: "whole", FlagName: "Flag whole", Version: 1, Source: sdk.Unknown}
 	if d := c.IntDetail("whole", ann, 0); d != want {
 		t.Errorf("IntDetail = %+v, want %+v", d, want)
 	}

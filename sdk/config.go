@@ -100,6 +100,15 @@ type Config struct {
 	// as the type asked for does not count.
 	Defaults map[string]any
 
+	// MaxAge is how old flags may become, counted from when the source last
+	// confirmed that they are current (Status.Confirmed), or from this client's
+	// start if nobody ever did. Older ones make the State Interrupted with
+	// [ErrTooOld], and WhenTooOld says what is served then. Zero means no limit.
+	// What is confirmed is told every few seconds, so MaxAge should be no less
+	// than half a minute.
+	MaxAge     time.Duration
+	WhenTooOld StalePolicy
+
 	// Logger gets changes of state, never evaluations. Nil is silent.
 	Logger *slog.Logger
 
@@ -227,6 +236,12 @@ func (cfg Config) check() (*plan, error) {
 		return nil, errors.New("sdk: Config has both Store and Bootstrap")
 	case cfg.StreamingURL != "" && cfg.DataSource != nil:
 		return nil, errors.New("sdk: Config has both StreamingURL and DataSource")
+	case cfg.MaxAge < 0:
+		return nil, fmt.Errorf("sdk: MaxAge is %v, want a time above zero, or zero for no limit", cfg.MaxAge)
+	case cfg.MaxAge > 0 && !p.direct && cfg.Store == nil:
+		return nil, errors.New("sdk: Config has a MaxAge but nothing that could confirm how old the flags are")
+	case cfg.WhenTooOld > ServeDefaults:
+		return nil, fmt.Errorf("sdk: WhenTooOld is %d, want ServeStale or ServeDefaults", cfg.WhenTooOld)
 	case hasBootstrap && !p.direct && !cfg.Offline:
 		return nil, errors.New("sdk: Config has Bootstrap alone; set Offline, or a StreamingURL")
 	case cfg.Store == nil && !p.direct && !cfg.Offline:

@@ -52,6 +52,11 @@ type Detail[T any] struct {
 	// StaleSince is since when newer flags may exist that this client has not
 	// seen, as in [Status]; zero while there is no reason to think so.
 	StaleSince time.Time
+
+	// Confirmed and Source say when the source last confirmed that the flags are
+	// current, and how it stands, as in [Status].
+	Confirmed time.Time
+	Source    State
 }
 
 // Age returns how long the flags behind d may have been out of date: zero
@@ -92,8 +97,11 @@ func errOf(res *flags.Result) error {
 func detail[T any](s Snapshot, key string, value T, res *flags.Result) Detail[T] {
 	d := Detail[T]{Value: value, Reason: Reason(res.Reason), FlagKey: key, Err: errOf(res)}
 	if s.client != nil {
-		if at := s.client.stale.Load(); at != 0 {
-			d.StaleSince = time.Unix(0, at)
+		d.StaleSince = fromUnixNano(s.client.stale.Load())
+		d.Confirmed = fromUnixNano(s.client.confirmed.Load())
+		d.Source = State(s.client.sourceState.Load())
+		if s.set == nil {
+			d.Err = s.missing()
 		}
 	}
 	if res.Flag != nil {

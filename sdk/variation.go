@@ -49,6 +49,14 @@ func (s Snapshot) Snapshot() Snapshot { return s }
 // Ready reports whether the client had flags.
 func (s Snapshot) Ready() bool { return s.set != nil }
 
+// missing says why there are no flags.
+func (s Snapshot) missing() error {
+	if s.client != nil && s.client.withheld.Load() {
+		return ErrTooOld
+	}
+	return ErrNotReady
+}
+
 func (s Snapshot) evaluate(key string, u *User) flags.Result {
 	if s.set == nil {
 		return flags.Result{Reason: flags.ClientNotReady}

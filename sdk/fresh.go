@@ -1,0 +1,173 @@
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flagstead/flagstead/store"
+)
+
+// ErrTooOld says that the flags are older than Config.MaxAge. It is found in
+// Status.Err, and with ServeDefaults in Detail.Err.
+var ErrTooOld = errors.New("sdk: the flags are too old")
+
+// A StalePolicy says what is served when the flags are older than Config.MaxAge.
+type StalePolicy uint8
+
+// The policies.
+const (
+	ServeStale    StalePolicy = iota // the last flags
+	ServeDefaults                    // the callers' defaults, with ErrTooOld
+)
+
+// DataAge returns how long ago the source last confirmed that the flags are
+// current. It is false if nobody ever did, or can: a file that is edited by hand,
+// a bootstrap.
+func (s Status) DataAge() (time.Duration, bool) {
+	if s.Confirmed.IsZero() {
+		return 0, false
+	}
+	return max(0, time.Since(s.Confirmed)), true
+}
+
+// freshness is what the client knows of how current its store is. The client's
+// mu guards it.
+type freshness struct {
+	began    time.Time // when the client was made
+	beat     store.Heartbeat
+	beatErr  error  // why that cannot be read
+	layer    string // of the store, that the flags are from
+	degraded error  // why they are not from the best layer
+	tooOld   bool   // the flags are older than MaxAge
+}
+
+// silent is how long nothing may be heard of a writer, or confirmed by one that is
+// in trouble, before the flags count as stale.
+const silent = 3 * store.HeartbeatLife
+
+// heartbeat takes what the store says of its writer.
+func (c *Client) heartbeat(h store.Heartbeat, err error) {
+	c.update(func() {
+		c.fresh.beatErr = err
+		if err == nil && !h.Written.IsZero() { // one that got lost is not forgotten
+			c.fresh.beat = h
+		}
+	})
+	if own := c.plan.Follow.OnHeartbeat; own != nil {
+		own(h, err)
+	}
+}
+
+// age derives the status again as time goes by, until ctx ends.
+func (c *Client) age(ctx context.Context) {
+	every := time.Second
+	if c.plan.MaxAge > 0 {
+		every = min(every, max(c.plan.MaxAge/10, time.Millisecond))
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.update(func() {})
+		}
+	}
+}
+
+// deriveFreshness sets what the status says of the source, and returns why the
+// source of a reader is not current, or nil. The caller holds mu.
+func (c *Client) deriveFreshness(now time.Time) error {
+	st, beat := &c.status, c.fresh.beat
+	st.Layer = c.fresh.layer
+	switch {
+	case c.plan.direct:
+		st.Source, st.Confirmed = c.source.state, c.source.heard
+		if c.confirmedBy != nil {
+			st.Confirmed = c.confirmedBy()
+		}
+	case beat.Written.IsZero():
+		st.Source = Unknown
+	default:
+		st.Source, st.Writer = sourceState(beat.Source), beat.Writer
+		if beat.Confirmed.After(st.Confirmed) {
+			st.Confirmed = beat.Confirmed
+		}
+	}
+	c.confirmed.Store(unixNano(st.Confirmed))
+	c.sourceState.Store(uint32(st.Source))
+	if c.plan.direct || beat.Written.IsZero() {
+		return nil
+	}
+	quiet, unconfirmed := now.Sub(beat.Written), now.Sub(st.Confirmed)
+	switch {
+	case unconfirmed <= silent:
+		return nil
+	case quiet > silent:
+		return fmt.Errorf("the syncer %s has not been heard of since %s", beat.Writer, clock(beat.Written))
+	case st.Source == OK:
+		return nil
+	case st.Confirmed.IsZero():
+		return fmt.Errorf("the syncer %s is %s and has not heard from FeatBit yet", beat.Writer, beat.Source)
+	}
+	return fmt.Errorf("the syncer %s is %s, the flags were last confirmed at %s", beat.Writer, beat.Source, clock(st.Confirmed))
+}
+
+// deriveTooOld compares the flags' age with MaxAge. Flags of unknown age are as
+// old as the client. The caller holds mu.
+func (c *Client) deriveTooOld(now time.Time) error {
+	c.fresh.tooOld = false
+	if c.plan.MaxAge <= 0 || !c.status.Ready {
+		return nil
+	}
+	at, what := c.status.Confirmed, "last confirmed at "
+	if at.IsZero() {
+		at, what = c.fresh.began, "not confirmed since the client's start at "
+	}
+	if now.Sub(at) <= c.plan.MaxAge {
+		return nil
+	}
+	c.fresh.tooOld = true
+	return fmt.Errorf("%w: %s%s, more than %v ago", ErrTooOld, what, clock(at), c.plan.MaxAge)
+}
+
+// serve makes the latest flags those that are evaluated, or none if they are too
+// old for that. The caller holds mu.
+func (c *Client) serve() {
+	set := c.latest
+	if c.withheld.Store(c.fresh.tooOld && c.plan.WhenTooOld == ServeDefaults); c.withheld.Load() {
+		set = nil
+	}
+	if c.set.Load() != set {
+		c.set.Store(set)
+	}
+}
+
+func sourceState(text string) State {
+	for s := Initializing; s <= Off; s++ {
+		if s.String() == text {
+			return s
+		}
+	}
+	return Unknown
+}
+
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func fromUnixNano(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n)
+}
+
+// clock is precise enough for people, and the same at every look.
+func clock(t time.Time) string { return t.UTC().Format(time.RFC3339) }
