@@ -151,6 +151,14 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+func measured(s *syncer.Syncer) map[string]float64 {
+	m := map[string]float64{}
+	for _, one := range s.Metrics() {
+		m[one.Name] = one.Value
+	}
+	return m
+}
+
 func versions(items []store.Item) map[string]int64 {
 	m := map[string]int64{}
 	for _, it := range items {
@@ -187,6 +195,9 @@ func TestGuardOutlivesAMistake(t *testing.T) {
 			}
 			until(t, "a refusal", func() bool { return s.Status().Refused > 0 })
 			confirmed := s.Status().Confirmed
+			if m := measured(s); m["flagstead_syncer_guard_refusing"] != 1 || m["flagstead_syncer_refused_total"] != 1 || m["flagstead_syncer_ok"] != 0 {
+				t.Errorf("metrics %v", m)
+			}
 			f.set(false, flag("f000", 7))
 			want := versions(many("", 20, 1))
 			want["f000"] = 7
@@ -204,6 +215,10 @@ func TestGuardOutlivesAMistake(t *testing.T) {
 			}
 			if !s.Status().Confirmed.After(confirmed) {
 				t.Error("still not confirmed")
+			}
+			m := measured(s)
+			if _, known := m["flagstead_syncer_data_age_seconds"]; !known || m["flagstead_syncer_guard_refusing"] != 0 || m["flagstead_syncer_ok"] != 1 {
+				t.Errorf("metrics %v", m)
 			}
 		})
 	}
