@@ -1,0 +1,180 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A keeper keeps a copy of what better layers give. Its goroutine writes, since
+// nobody should wait for a copy.
+type keeper struct {
+	layers *Layers
+	name   string
+	copy   DataStore
+	news   chan struct{} // capacity 1
+
+	mu    sync.Mutex // guards what follows
+	from  int        // layer that items are of
+	rev   Rev        // of that layer, that items are at
+	items map[ID]Item
+	full  bool            // the copy needs everything
+	dirty map[ID]struct{} // or these
+	beat  *Heartbeat      // to write, or nil
+	quiet chan struct{}   // closed when nothing is left to write
+	off   bool            // others keep it
+}
+
+func newKeeper(l *Layers, name string, copy DataStore) *keeper {
+	k := &keeper{layers: l, name: name, copy: copy, news: make(chan struct{}, 1), quiet: make(chan struct{})}
+	close(k.quiet)
+	return k
+}
+
+// give takes what layer from gave after since.
+func (k *keeper) give(snap Snapshot, from int, since Rev) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.off || snap.Delta && len(snap.Items) == 0:
+		return
+	case snap.Delta && (k.items == nil || k.from != from || k.rev != since):
+		return // somebody else's; a full one comes to whoever starts
+	case snap.Delta:
+		for _, it := range snap.Items {
+			k.items[it.ID()] = it
+			k.dirty[it.ID()] = struct{}{}
+		}
+	default:
+		k.items = make(map[ID]Item, len(snap.Items))
+		for _, it := range snap.Items {
+			k.items[it.ID()] = it
+		}
+		k.full, k.dirty = true, map[ID]struct{}{}
+	}
+	k.from, k.rev = from, snap.Rev
+	k.signal()
+}
+
+func (k *keeper) giveHeartbeat(h Heartbeat) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.copy.(HeartbeatWriter); !ok || k.off {
+		return
+	}
+	k.beat = &h
+	k.signal()
+}
+
+// signal makes run look again. The caller holds mu.
+func (k *keeper) signal() {
+	select {
+	case <-k.quiet:
+		k.quiet = make(chan struct{})
+	default:
+	}
+	select {
+	case k.news <- struct{}{}:
+	default:
+	}
+}
+
+// finish waits until nothing is left to write, but no longer than d.
+func (k *keeper) finish(d time.Duration) {
+	k.mu.Lock()
+	quiet := k.quiet
+	k.mu.Unlock()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-quiet:
+	case <-t.C:
+	case <-k.layers.ctx.Done():
+	}
+}
+
+func (k *keeper) run() {
+	ctx := k.layers.ctx
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.news:
+		}
+		err := k.write(ctx)
+		switch {
+		case ctx.Err() != nil || errors.Is(err, ErrClosed):
+			return
+		case err == nil:
+			failures = 0
+			continue
+		case failures == 0:
+			k.layers.opts.Logger.Warn("the copy of the last good flags cannot be written", "layer", k.name, "error", err)
+		}
+		failures++
+		if !sleep(ctx, Backoff(failures, 100*time.Millisecond, 30*time.Second)) {
+			return
+		}
+		k.mu.Lock()
+		k.signal()
+		k.mu.Unlock()
+	}
+}
+
+// write brings the copy up to date.
+func (k *keeper) write(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, k.layers.opts.Timeout)
+	defer cancel()
+	k.mu.Lock()
+	c := Change{Full: k.full}
+	if c.Full {
+		c.Items = slices.Collect(maps.Values(k.items))
+	} else {
+		for id := range k.dirty {
+			c.Items = append(c.Items, k.items[id])
+		}
+	}
+	beat := k.beat
+	k.full, k.dirty, k.beat = false, map[ID]struct{}{}, nil
+	k.mu.Unlock()
+
+	var err error
+	if c.Full || len(c.Items) > 0 {
+		_, err = k.copy.Apply(ctx, c)
+	}
+	if err == nil && beat != nil {
+		if err = k.copy.(HeartbeatWriter).WriteHeartbeat(ctx, *beat); err == nil {
+			beat = nil
+		}
+	} else if err != nil {
+		c.Full = true // where the copy stands is not known
+	}
+
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrReadOnly):
+		k.off, k.items, k.dirty, k.full, k.beat = true, nil, nil, false, nil
+		err = nil
+	case err != nil:
+		if c.Full || len(c.Items) > 0 {
+			k.full = true
+		}
+		if k.beat == nil {
+			k.beat = beat
+		}
+		return err
+	}
+	if !k.full && len(k.dirty) == 0 && k.beat == nil {
+		select {
+		case <-k.quiet:
+		default:
+			close(k.quiet)
+		}
+	}
+	return err
+}
