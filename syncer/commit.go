@@ -88,6 +88,9 @@ func (m *manager) write() (job, bool) {
 	case !m.full && m.rev == "":
 		m.full, m.base, m.baseKnown = true, "", true
 	}
+	if m.full && m.base == "" && !m.mayFill() {
+		return job{}, false
+	}
 	if m.full {
 		if m.unjudged && m.base == m.rev {
 			if d := m.judge(); d != nil {
@@ -102,6 +105,23 @@ func (m *manager) write() (job, bool) {
 		items = append(items, m.held[id])
 	}
 	return job{change: store.Change{Base: condition(m.rev), Items: sorted(items)}}, true
+}
+
+// mayFill reports whether what is held may fill an empty store. Others may have
+// had newer flags in it before it was flushed, and a process that was paused holds
+// old ones, so FeatBit is asked first; but not waited for very long.
+func (m *manager) mayFill() bool {
+	if m.forEmpty || !m.synced || !m.syncer.linkUp() {
+		return true
+	}
+	if m.fillBy.IsZero() {
+		patience := max(fillPatience, m.syncer.cfg.Check)
+		m.fillBy = time.Now().Add(patience)
+		m.retry.Reset(patience)
+		m.asking = true
+		m.opened(true)
+	}
+	return !time.Now().Before(m.fillBy)
 }
 
 // condition returns the Base that stands for rev.
@@ -177,6 +197,7 @@ func (m *manager) wrote(r result) {
 		m.accepted()
 	}
 	m.there.set(r.change.Items, !r.change.Full)
+	m.askedEmpty, m.forEmpty, m.fillBy = false, false, time.Time{}
 	for _, it := range r.change.Items {
 		if m.held[it.ID()].Version == it.Version {
 			delete(m.dirty, it.ID())

@@ -92,13 +92,19 @@ func (m *manager) judge() *doubt {
 			d.flags[id] = struct{}{}
 		}
 	}
-	for id := range m.there.flags {
+	there := m.there
+	if len(there.flags) == 0 && m.before.synced {
+		// It was flushed. What it gets back is what is held.
+		there.set(slices.Collect(maps.Values(m.before.held)), false)
+		d.err.Stored = len(there.flags)
+	}
+	for id := range there.flags {
 		if _, ok := d.flags[id]; !ok {
 			d.err.Removed++
 		}
 	}
-	if env := envOf(maps.Values(m.held)); env != "" && m.there.env != "" && env != m.there.env {
-		d.err.Env, d.err.Want = env, m.there.env
+	if env := envOf(maps.Values(m.held)); env != "" && there.env != "" && env != there.env {
+		d.err.Env, d.err.Want = env, there.env
 		return d
 	}
 	allowed := float64(d.err.Stored) * g.MaxRemoved
@@ -107,10 +113,12 @@ func (m *manager) judge() *doubt {
 		len(d.flags) > 0 && d.err.Stored < g.MinFlags,
 		len(d.flags) > 0 && float64(d.err.Removed) <= allowed:
 		return nil
-	case m.doubt != nil && m.doubt.err.Env == "" && maps.Equal(d.flags, m.doubt.flags):
-		return nil // repeated
+	case m.doubt == nil || m.doubt.err.Env != "" || !maps.Equal(d.flags, m.doubt.flags):
+		return d
+	case time.Since(m.doubt.err.At) < g.Wait:
+		return m.doubt // asked too soon, for another reason
 	}
-	return d
+	return nil // repeated
 }
 
 // refuse goes back to what was held before the full state, and asks again later.
@@ -130,6 +138,9 @@ func (m *manager) refuse(d *doubt) {
 		}
 	}
 	m.full = false
+	if m.synced && m.rev == "" {
+		m.full, m.base, m.baseKnown, m.forEmpty = true, "", true, true
+	}
 	if !m.synced {
 		// What the store has is all there is.
 		m.loaded, m.rev, m.wantLoad = false, "", true

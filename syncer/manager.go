@@ -53,6 +53,11 @@ type manager struct {
 	pushed    map[store.ID]store.Item
 	fullMax   int64 // newest version in the last full state
 
+	// An empty store is filled with what FeatBit says after it was found empty.
+	askedEmpty bool      // it was when everything was asked for last
+	forEmpty   bool      // and the answer is in held
+	fillBy     time.Time // when that is no longer waited for; zero: not yet waited for
+
 	rev      store.Rev // state of the store that held was last compared with
 	loaded   bool      // the store was read at least once
 	stale    bool      // rev is not what the store is at
@@ -158,6 +163,10 @@ const (
 	// suspectEvery is the time between two requests for everything because of
 	// messages that could not be read.
 	suspectEvery = 30 * time.Second
+
+	// fillPatience is how long FeatBit is waited for before an empty store is
+	// filled with what is held.
+	fillPatience = time.Second
 
 	// maxConflicts is after how many faster writers in a row a pause is made.
 	maxConflicts = 10
@@ -299,6 +308,7 @@ func (m *manager) rebaseOn(known bool) {
 	if !m.full {
 		m.base, m.baseKnown = m.rev, known
 	}
+	m.askedEmpty = known && m.loaded && m.rev == ""
 	clear(m.pushed)
 }
 
@@ -373,6 +383,6 @@ func (m *manager) takeFull(items []store.Item) {
 	clear(m.pushed)
 	m.dirty = map[store.ID]struct{}{} // the full state has them
 	clear(m.healed)
-	m.synced, m.full = true, true
+	m.synced, m.full, m.forEmpty = true, true, m.askedEmpty
 	m.fullGen++
 }
