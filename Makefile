@@ -5,7 +5,10 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # a failure ("context deadline exceeded").
 FUZZTIME ?= 30000x
 
-.PHONY: build demo test e2e check bench fmt lint fuzz redis
+# How long to inject faults.
+TORTURE ?= 40s
+
+.PHONY: build demo test e2e check bench fmt lint fuzz redis torture
 
 build: ## the flagstead binary, in bin/
 	$(GO) build -trimpath -o bin/flagstead ./cmd/flagstead
@@ -37,10 +40,14 @@ fuzz: ## each fuzz target for FUZZTIME
 	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./internal/wire
 	$(GO) test -run '^$$' -fuzz '^FuzzParseToken$$' -fuzztime $(FUZZTIME) ./internal/protocol
 
+torture: redis ## kill, freeze and empty everything, and check what readers see; TORTURE=10m for long
+	$(GO) run -race ./internal/torture -for $(TORTURE)
+
 check: redis lint ## what continuous integration runs
 	$(GO) test -race ./...
 	$(GO) test -run Allocs ./internal/flags ./internal/insight ./sdk
 	$(MAKE) fuzz
+	$(MAKE) torture
 	$(MAKE) e2e
 	$(MAKE) demo STORE=bolt
 	$(MAKE) demo STORE=redis

@@ -111,7 +111,7 @@ func (m *manager) write() (job, bool) {
 // had newer flags in it before it was flushed, and a process that was paused holds
 // old ones, so FeatBit is asked first; but not waited for very long.
 func (m *manager) mayFill() bool {
-	if m.forEmpty || !m.synced || !m.syncer.linkUp() {
+	if m.forEmpty || !m.synced || !m.connected() {
 		return true
 	}
 	if m.fillBy.IsZero() {
@@ -122,6 +122,13 @@ func (m *manager) mayFill() bool {
 		m.opened(true)
 	}
 	return !time.Now().Before(m.fillBy)
+}
+
+// connected reports whether there is a connection that FeatBit can answer on.
+func (m *manager) connected() bool {
+	m.syncer.mu.Lock()
+	defer m.syncer.mu.Unlock()
+	return m.connection > m.syncer.health.lost
 }
 
 // condition returns the Base that stands for rev.
