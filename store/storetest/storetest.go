@@ -114,7 +114,7 @@ func allCases() []testCase {
 	var all []testCase
 	for _, cases := range [][]testCase{
 		loadCases, mergeCases, fullCases, baseCases, flushCases, dataCases,
-		callCases, handleCases, concurrentCases, watchCases,
+		callCases, handleCases, concurrentCases, watchCases, versionCases, orderCases, refillCases,
 	} {
 		all = append(all, cases...)
 	}
