@@ -151,6 +151,7 @@ func (c *tester) order(writers, handles []store.DataStore) {
 func (c *tester) writeInOrder(w store.DataStore, h *history) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
+	lost := time.Now().Add(c.opts.Patience)
 	for c.ctx.Err() == nil {
 		rev := c.load(w, "").Rev
 		n, known := h.of(rev)
@@ -158,9 +159,13 @@ func (c *tester) writeInOrder(w store.DataStore, h *history) {
 			return
 		}
 		if !known { // somebody is about to note it
+			if time.Now().After(lost) {
+				c.fatalf("Load returned Rev %q, which no Apply returned", rev)
+			}
 			<-tick.C
 			continue
 		}
+		lost = time.Now().Add(c.opts.Patience)
 		ch := inOrder(n + 1)
 		ch.Base = rev
 		next, err := w.Apply(c.ctx, ch)

@@ -25,7 +25,8 @@ type fault struct {
 var errBroken = errors.New("broken on purpose")
 
 // faults has at least one fault for every case.
-var faults = slices.Concat(mergeFaults, fullFaults, loadFaults, dataFaults, commitFaults, callFaults, watchFaults, versionFaults)
+var faults = slices.Concat(mergeFaults, fullFaults, loadFaults, dataFaults, commitFaults, callFaults, watchFaults, versionFaults,
+	cancelFaults, wakeFaults, heartbeatFaults)
 
 var mergeFaults = []fault{{
 	name: "the last write wins",

@@ -57,6 +57,9 @@ type handle struct {
 	apply func(context.Context, store.Change) (store.Rev, error)
 	watch func(context.Context, func()) error
 	close func() error
+
+	readBeat  func(context.Context) (store.Heartbeat, error)
+	writeBeat func(context.Context, store.Heartbeat) error
 }
 
 func newHandle(p *place, writes, second bool) *handle {
@@ -91,7 +94,28 @@ func newHandle(p *place, writes, second bool) *handle {
 		h.end()
 		return nil
 	}
+	h.readBeat = func(ctx context.Context) (store.Heartbeat, error) {
+		if h.life.Err() != nil {
+			return store.Heartbeat{}, fmt.Errorf("read heartbeat: %w", store.ErrClosed)
+		}
+		return p.store().ReadHeartbeat(ctx)
+	}
+	h.writeBeat = func(ctx context.Context, beat store.Heartbeat) error {
+		if h.life.Err() != nil {
+			return fmt.Errorf("write heartbeat: %w", store.ErrClosed)
+		}
+		if !writes {
+			return fmt.Errorf("write heartbeat: %w", store.ErrReadOnly)
+		}
+		return p.store().WriteHeartbeat(ctx, beat)
+	}
 	return h
+}
+
+func (h *handle) ReadHeartbeat(ctx context.Context) (store.Heartbeat, error) { return h.readBeat(ctx) }
+
+func (h *handle) WriteHeartbeat(ctx context.Context, beat store.Heartbeat) error {
+	return h.writeBeat(ctx, beat)
 }
 
 func (h *handle) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {

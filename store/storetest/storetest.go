@@ -15,8 +15,9 @@
 //		})
 //	}
 //
-// A store that is also a [store.Watcher] has its Watch checked too. The suite
-// is worth most under the race detector.
+// A store that is also a [store.Watcher] has its Watch checked too, and one that
+// is a [store.HeartbeatWriter] and [store.HeartbeatReader] its heartbeats. The
+// suite is worth most under the race detector.
 package storetest
 
 import (
@@ -99,6 +100,7 @@ const (
 	needFlush                    // Options.Flush
 	needForeign                  // a handle on another place
 	needWatch                    // a store that is a Watcher
+	needHeart                    // a store with heartbeats
 	wantOther                    // a second handle if there is one
 )
 
@@ -115,6 +117,7 @@ func allCases() []testCase {
 	for _, cases := range [][]testCase{
 		loadCases, mergeCases, fullCases, baseCases, flushCases, dataCases,
 		callCases, handleCases, concurrentCases, watchCases, versionCases, orderCases, refillCases,
+		cancelCases, lostCases, heartbeatCases,
 	} {
 		all = append(all, cases...)
 	}
@@ -158,6 +161,13 @@ func check(tb testing.TB, o Options, tc testCase) (failures []string, skip strin
 	if tc.needs&needWatch != 0 {
 		if _, ok := c.s.(store.Watcher); !ok {
 			return nil, "the store is not a Watcher"
+		}
+	}
+	if tc.needs&needHeart != 0 {
+		_, writes := c.s.(store.HeartbeatWriter)
+		_, reads := c.s.(store.HeartbeatReader)
+		if !writes || !reads {
+			return nil, "the store has no heartbeats"
 		}
 	}
 	if tc.needs&(needOther|needWrites|needReads|wantOther) != 0 && o.Reopen != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ type tester struct {
 	other   store.DataStore // on the same place; nil if the case does not need one
 	foreign store.DataStore // on another empty place; nil if the case does not need one
 	handles []store.DataStore
+
+	late atomic.Int64 // calls that were slow to notice that their context ended
 }
 
 // A content is what a store holds.
