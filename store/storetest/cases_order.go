@@ -21,22 +21,7 @@ var orderCases = []testCase{
 		name:  "no-update-is-lost",
 		rule:  "If Base is no longer current, Apply returns ErrConflict: of changes that were worked out on one state, none is lost and none is doubled.",
 		needs: wantOther,
-		run: func(c *tester) {
-			c.apply(c.s, full(flag("count", 0)))
-			const each = 15
-			g := group{c: c}
-			for i := range 4 {
-				h := c.writers()[i%len(c.writers())]
-				g.run(func() {
-					for range each {
-						c.increment(h)
-					}
-				})
-			}
-			g.wg.Wait()
-			// The data counts, not the version, which would grow alike.
-			c.expect(c.s, flag("count", 4*each, fmt.Sprint(4*each)))
-		},
+		run:   func(c *tester) { c.countUp(c.writers()) },
 	},
 }
 
@@ -46,6 +31,24 @@ func (c *tester) writers() []store.DataStore {
 		return []store.DataStore{c.s, c.other}
 	}
 	return []store.DataStore{c.s}
+}
+
+// countUp lets writers count up one number, in competition.
+func (c *tester) countUp(writers []store.DataStore) {
+	c.apply(c.s, full(flag("count", 0)))
+	const each = 15
+	g := group{c: c}
+	for i := range 4 {
+		h := writers[i%len(writers)]
+		g.run(func() {
+			for range each {
+				c.increment(h)
+			}
+		})
+	}
+	g.wg.Wait()
+	// The data counts, not the version, which would grow alike.
+	c.expect(c.s, flag("count", 4*each, fmt.Sprint(4*each)))
 }
 
 // increment adds one to the flag "count", on the state that it read it from.
@@ -134,8 +137,11 @@ func (c *tester) order(writers, handles []store.DataStore) {
 	for i := range 2 * len(handles) {
 		readers.run(func() { c.readInOrder(handles[i/2], i%2 == 0, h, stop) })
 	}
+	// In turns at first, or the fastest of them would do it all; then as they
+	// like.
 	for i := range 2 * len(writers) {
-		writing.run(func() { c.writeInOrder(writers[i%len(writers)], h) })
+		mine := func(n int) bool { return n >= generations/2 || n%(2*len(writers)) == i }
+		writing.run(func() { c.writeInOrder(writers[i%len(writers)], h, mine) })
 	}
 	writing.wg.Wait()
 	close(stop)
@@ -148,7 +154,7 @@ func (c *tester) order(writers, handles []store.DataStore) {
 	}
 }
 
-func (c *tester) writeInOrder(w store.DataStore, h *history) {
+func (c *tester) writeInOrder(w store.DataStore, h *history, mine func(n int) bool) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	lost := time.Now().Add(c.opts.Patience)
@@ -166,6 +172,10 @@ func (c *tester) writeInOrder(w store.DataStore, h *history) {
 			continue
 		}
 		lost = time.Now().Add(c.opts.Patience)
+		if !mine(n) {
+			<-tick.C
+			continue
+		}
 		ch := inOrder(n + 1)
 		ch.Base = rev
 		next, err := w.Apply(c.ctx, ch)

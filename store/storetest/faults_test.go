@@ -26,7 +26,7 @@ var errBroken = errors.New("broken on purpose")
 
 // faults has at least one fault for every case.
 var faults = slices.Concat(mergeFaults, fullFaults, loadFaults, dataFaults, commitFaults, callFaults, watchFaults, versionFaults,
-	cancelFaults, wakeFaults, heartbeatFaults)
+	cancelFaults, wakeFaults, heartbeatFaults, processFaults)
 
 var mergeFaults = []fault{{
 	name: "the last write wins",

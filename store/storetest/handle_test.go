@@ -49,7 +49,9 @@ func (p *place) add(n int) int {
 // some of its methods.
 type handle struct {
 	place  *place
-	second bool // made by Reopen
+	second bool   // made by Reopen
+	dir    string // instead of a place, if processes share it
+	child  bool   // in another process
 	life   context.Context
 	end    context.CancelFunc
 

@@ -57,6 +57,13 @@ type Options struct {
 	// that nobody can do that to the store.
 	Flush func(t testing.TB, s store.DataStore)
 
+	// Place returns what another process needs to open the place of the given
+	// handle: a path, or a URL. The suite starts the test binary again and hands
+	// it to the function given to [Child], which TestMain must call. If
+	// ReopenedWrites is false, only one process writes at a time, the first
+	// handle being closed before. Nil says that no other process can get there.
+	Place func(t testing.TB, s store.DataStore) string
+
 	// Patience is how long to wait for what has to happen sooner or later: a
 	// wake-up, a commit seen through another handle, the return of a call whose
 	// context ended. Only failures wait so long. Zero means 10 seconds.
@@ -101,6 +108,7 @@ const (
 	needForeign                  // a handle on another place
 	needWatch                    // a store that is a Watcher
 	needHeart                    // a store with heartbeats
+	needProcess                  // Options.Place
 	wantOther                    // a second handle if there is one
 )
 
@@ -117,7 +125,7 @@ func allCases() []testCase {
 	for _, cases := range [][]testCase{
 		loadCases, mergeCases, fullCases, baseCases, flushCases, dataCases,
 		callCases, handleCases, concurrentCases, watchCases, versionCases, orderCases, refillCases,
-		cancelCases, lostCases, heartbeatCases,
+		cancelCases, lostCases, heartbeatCases, processCases,
 	} {
 		all = append(all, cases...)
 	}
@@ -135,6 +143,8 @@ func (o Options) missing(n need) string {
 		return "every handle writes"
 	case n&needFlush != 0 && o.Flush == nil:
 		return "nobody can empty this store behind its back"
+	case n&needProcess != 0 && o.Place == nil:
+		return "a place of this store belongs to one process"
 	}
 	return ""
 }
@@ -172,6 +182,9 @@ func check(tb testing.TB, o Options, tc testCase) (failures []string, skip strin
 	}
 	if tc.needs&(needOther|needWrites|needReads|wantOther) != 0 && o.Reopen != nil {
 		c.other = c.opened(o.Reopen(tb, c.s))
+	}
+	if tc.needs&needProcess != 0 {
+		c.place = o.Place(tb, c.s)
 	}
 	if tc.needs&needForeign != 0 {
 		c.foreign = c.opened(o.Open(tb))
@@ -262,6 +275,7 @@ func (c *tester) opened(s store.DataStore) store.DataStore {
 // closeAll closes the handles, the last one first, but does not wait for a Close
 // that hangs. A second call has nothing to do.
 func (c *tester) closeAll() {
+	c.endProcesses()
 	handles := c.handles
 	c.handles = nil
 	done := make(chan struct{})

@@ -27,6 +27,10 @@ type tester struct {
 	foreign store.DataStore // on another empty place; nil if the case does not need one
 	handles []store.DataStore
 
+	place     string     // what Options.Place returned
+	mu        sync.Mutex // guards processes
+	processes []*process
+
 	late atomic.Int64 // calls that were slow to notice that their context ended
 }
 
