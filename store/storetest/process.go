@@ -377,4 +377,3 @@ func (c *tester) endProcesses() {
 	}
 	c.processes = nil
 }
-
