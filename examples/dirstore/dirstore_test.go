@@ -3,6 +3,7 @@
 package dirstore_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -34,6 +35,29 @@ func TestStore(t *testing.T) {
 		Reopen:         func(_ testing.TB, first store.DataStore) store.DataStore { return open(dirOf(first)) },
 		ReopenedWrites: true,
 		Place:          func(_ testing.TB, s store.DataStore) string { return dirOf(s) },
+		Spoil: map[string]func(testing.TB, store.DataStore){
+			"cut": func(t testing.TB, s store.DataStore) {
+				if err := os.Truncate(filepath.Join(dirOf(s), "state"), 200); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"foreign": func(t testing.TB, s store.DataStore) {
+				if err := os.WriteFile(filepath.Join(dirOf(s), "state"), []byte("{}"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			},
+		},
+		Break: func(t testing.TB, s store.DataStore) (mend func()) {
+			dir := dirOf(s)
+			if err := errors.Join(os.Rename(dir, dir+".away"), os.WriteFile(dir, nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				if err := errors.Join(os.Remove(dir), os.Rename(dir+".away", dir)); err != nil {
+					t.Error(err)
+				}
+			}
+		},
 		Flush: func(t testing.TB, s store.DataStore) {
 			if err := os.Remove(filepath.Join(dirOf(s), "state")); err != nil {
 				t.Fatal(err)

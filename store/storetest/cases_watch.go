@@ -307,12 +307,12 @@ func (c *tester) followCounting(h store.DataStore, delivered *atomic.Int64) *fol
 	newest := int64(-1)
 	g := group{c: c}
 	g.run(func() {
-		f.ended <- store.Follow(ctx, h, store.FollowOptions{Interval: 20 * time.Millisecond}, func(s store.Snapshot, err error) {
+		f.ended <- store.Follow(ctx, h, store.FollowOptions{Interval: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond}, func(s store.Snapshot, err error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			delivered.Add(1)
 			if err != nil {
-				if !errors.Is(err, store.ErrClosed) && !errors.Is(err, errWatchLost) {
+				if !errors.Is(err, store.ErrClosed) && !errors.Is(err, errWatchLost) && !c.failing.Load() {
 					c.rec.addf("Follow delivers error %v", err)
 				}
 				return

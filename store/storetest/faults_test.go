@@ -18,6 +18,7 @@ import (
 type fault struct {
 	name           string
 	breaks         func(h *handle)
+	panics         bool     // a panic is the right reason
 	reopenedWrites bool     // whether handles from Reopen write although Options say no
 	cases          []string // every one of which has to notice
 }
@@ -26,7 +27,7 @@ var errBroken = errors.New("broken on purpose")
 
 // faults has at least one fault for every case.
 var faults = slices.Concat(mergeFaults, fullFaults, loadFaults, dataFaults, commitFaults, callFaults, watchFaults, versionFaults,
-	cancelFaults, wakeFaults, heartbeatFaults, processFaults)
+	cancelFaults, wakeFaults, heartbeatFaults, processFaults, outageFaults, spoilFaults, largeFaults)
 
 var mergeFaults = []fault{{
 	name: "the last write wins",

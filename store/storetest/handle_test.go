@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,6 +19,11 @@ type place struct {
 	mu    sync.Mutex // guards what follows
 	inner *memory.Store
 	count int // whatever a fault counts
+
+	down    chan struct{} // closed at the end of the outage; nil if there is none
+	hangs   bool          // calls hang in an outage, and do not fail
+	outages int
+	spoiled bool
 }
 
 func newPlace() *place { return &place{inner: memory.New()} }
@@ -36,6 +42,57 @@ func (p *place) flush() {
 	p.inner = memory.New()
 	p.mu.Unlock()
 	old.Apply(context.Background(), store.Change{Full: true, Items: []store.Item{flag("flushed", 1)}})
+}
+
+// takeDown begins an outage and returns what ends it. By turns calls fail and
+// hang.
+func (p *place) takeDown() (mend func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	up := make(chan struct{})
+	p.outages++
+	p.down, p.hangs = up, p.outages%2 == 0
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.down = nil
+		close(up)
+	}
+}
+
+func (p *place) setSpoiled(now bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spoiled = now
+}
+
+func (p *place) isDown() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.down != nil
+}
+
+var errDown = errors.New("the place is down")
+
+// enter says why a call cannot reach the content.
+func (p *place) enter(ctx context.Context) error {
+	p.mu.Lock()
+	down, hangs, spoiled := p.down, p.hangs, p.spoiled
+	p.mu.Unlock()
+	switch {
+	case down != nil && !hangs:
+		return errDown
+	case down != nil:
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-down:
+		}
+	}
+	if spoiled {
+		return store.ErrDamaged
+	}
+	return nil
 }
 
 func (p *place) add(n int) int {
@@ -71,6 +128,9 @@ func newHandle(p *place, writes, second bool) *handle {
 		if h.life.Err() != nil {
 			return store.Snapshot{}, fmt.Errorf("load: %w", store.ErrClosed)
 		}
+		if err := p.enter(ctx); err != nil {
+			return store.Snapshot{}, err
+		}
 		return p.store().Load(ctx, since)
 	}
 	h.apply = func(ctx context.Context, c store.Change) (store.Rev, error) {
@@ -79,6 +139,11 @@ func newHandle(p *place, writes, second bool) *handle {
 		}
 		if !writes {
 			return "", fmt.Errorf("apply: %w", store.ErrReadOnly)
+		}
+		if err := p.enter(ctx); errors.Is(err, store.ErrDamaged) && c.Full && c.Base == "" {
+			defer p.setSpoiled(false)
+		} else if err != nil {
+			return "", err
 		}
 		return p.store().Apply(ctx, c)
 	}

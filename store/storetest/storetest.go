@@ -64,6 +64,22 @@ type Options struct {
 	// handle being closed before. Nil says that no other process can get there.
 	Place func(t testing.TB, s store.DataStore) string
 
+	// Break takes the place of the given handle down, for every handle: calls fail
+	// or hang until somebody calls mend. After that the place has what it had
+	// before, or, if it does not keep it, nothing. Several outages may differ. Nil
+	// says that the store cannot be down.
+	Break func(t testing.TB, s store.DataStore) (mend func())
+
+	// Spoil damages what the place of the given handle holds, in the way that the
+	// key of the map names: cuts it, overwrites it, removes a part of it. Empty
+	// says that nobody can do that.
+	Spoil map[string]func(t testing.TB, s store.DataStore)
+
+	// Large makes one case use a set of 100 MB (50,000 items of 2 KB) instead of
+	// 10 MB. So does the environment variable STORETEST_LARGE=1. It takes
+	// minutes with the race detector.
+	Large bool
+
 	// Patience is how long to wait for what has to happen sooner or later: a
 	// wake-up, a commit seen through another handle, the return of a call whose
 	// context ended. Only failures wait so long. Zero means 10 seconds.
@@ -109,6 +125,8 @@ const (
 	needWatch                    // a store that is a Watcher
 	needHeart                    // a store with heartbeats
 	needProcess                  // Options.Place
+	needBreak                    // Options.Break
+	needSpoil                    // Options.Spoil
 	wantOther                    // a second handle if there is one
 )
 
@@ -126,6 +144,7 @@ func allCases() []testCase {
 		loadCases, mergeCases, fullCases, baseCases, flushCases, dataCases,
 		callCases, handleCases, concurrentCases, watchCases, versionCases, orderCases, refillCases,
 		cancelCases, lostCases, heartbeatCases, processCases,
+		outageCases, spoilCases, largeCases,
 	} {
 		all = append(all, cases...)
 	}
@@ -145,6 +164,10 @@ func (o Options) missing(n need) string {
 		return "nobody can empty this store behind its back"
 	case n&needProcess != 0 && o.Place == nil:
 		return "a place of this store belongs to one process"
+	case n&needBreak != 0 && o.Break == nil:
+		return "nobody can take this store down"
+	case n&needSpoil != 0 && len(o.Spoil) == 0:
+		return "nobody can damage this store"
 	}
 	return ""
 }
@@ -159,6 +182,10 @@ func check(tb testing.TB, o Options, tc testCase) (failures []string, skip strin
 	}
 	if o.Patience <= 0 {
 		o.Patience = 10 * time.Second
+	}
+	caseLimit := caseLimit
+	if o.large() {
+		caseLimit = largeLimit
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), caseLimit)
 	c := &tester{ctx: ctx, tb: tb, opts: o, rec: &record{rule: tc.rule}}

@@ -62,7 +62,7 @@ func TestFaultsAreCaught(t *testing.T) {
 					t.Errorf("case %s is skipped: %s", name, skipped)
 				case len(failures) == 0:
 					t.Errorf("case %s does not notice", name)
-				case strings.Contains(text, "panic:"), strings.Contains(text, "call hangs"):
+				case strings.Contains(text, "panic:") != f.panics, strings.Contains(text, "call hangs"):
 					t.Errorf("case %s notices for the wrong reason: %s", name, text)
 				case !strings.Contains(text, "rule: "+all[i].rule):
 					t.Errorf("case %s does not print its rule: %s", name, text)
@@ -118,6 +118,11 @@ func (f fault) options(reopenedWrites bool) Options {
 		},
 		ReopenedWrites: reopenedWrites,
 		Flush:          func(_ testing.TB, s store.DataStore) { s.(*handle).place.flush() },
+		Break:          func(_ testing.TB, s store.DataStore) func() { return s.(*handle).place.takeDown() },
+		Spoil: map[string]func(testing.TB, store.DataStore){
+			"spoiled": func(_ testing.TB, s store.DataStore) { s.(*handle).place.setSpoiled(true) },
+			"again":   func(_ testing.TB, s store.DataStore) { s.(*handle).place.setSpoiled(true) },
+		},
 		// Long enough for what a sound case waits for on a busy machine, and
 		// short because many faults are found by waiting in vain.
 		Patience: time.Second,

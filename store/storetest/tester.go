@@ -31,7 +31,8 @@ type tester struct {
 	mu        sync.Mutex // guards processes
 	processes []*process
 
-	late atomic.Int64 // calls that were slow to notice that their context ended
+	failing atomic.Bool  // Follow may deliver errors
+	late    atomic.Int64 // calls that were slow to notice that their context ended
 }
 
 // A content is what a store holds.
