@@ -20,8 +20,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/gob"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,7 +82,7 @@ func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, erro
 	}
 	head, rest, _ := bytes.Cut(data, []byte("\n"))
 	var b body
-	if string(head) != sum(rest) || json.Unmarshal(rest, &b) != nil {
+	if string(head) != sum(rest) || gob.NewDecoder(bytes.NewReader(rest)).Decode(&b) != nil {
 		return store.Snapshot{}, fmt.Errorf("dirstore: load %s: %w", s.path, store.ErrDamaged)
 	}
 	if rev := store.Rev(head); rev != since {
@@ -134,16 +134,16 @@ func merge(before map[store.ID]store.Item, c store.Change) (map[store.ID]store.I
 
 // write puts a new file in the place of the old one. The caller has the lock.
 func (s *Store) write(items []store.Item) (store.Rev, error) {
-	rest, err := json.Marshal(body{rand.Text(), items})
-	if err != nil {
+	var rest bytes.Buffer
+	if err := gob.NewEncoder(&rest).Encode(body{rand.Text(), items}); err != nil {
 		return "", fmt.Errorf("dirstore: apply: %w", err)
 	}
-	rev := sum(rest)
+	rev := sum(rest.Bytes())
 	f, err := os.Create(s.path + ".new") // of a writer that died it is overwritten
 	if err != nil {
 		return "", fmt.Errorf("dirstore: apply: %w", err)
 	}
-	_, err = fmt.Fprintf(f, "%s\n%s", rev, rest)
+	_, err = fmt.Fprintf(f, "%s\n%s", rev, rest.Bytes())
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(s.path+".new", s.path)
 	}
