@@ -39,7 +39,7 @@ var heartbeatCases = []testCase{
 		run: func(c *tester) {
 			ago := time.Hour
 			for _, names := range [][2]string{
-				{"ok", "host-12345"}, {"off", ""}, {"", "a b|c,d\n\"{}' ⚑"}, {"interrupted", "host-12345"},
+				{"initializing", "host-12345"}, {"off", "host-12345"}, {"ok", ""}, {"", "a b|c,d\n\"{}' ⚑"}, {"interrupted", "host-12345"},
 			} {
 				ago -= time.Minute
 				c.write(c.s, names[1], names[0], ago)
@@ -59,7 +59,7 @@ var heartbeatCases = []testCase{
 	},
 	{
 		name:  "heartbeats-merge",
-		rule:  "Of several writers the one that confirmed last speaks, as by Heartbeat.Merge; Confirmed never goes back and is never ahead of the clock.",
+		rule:  "Of several writers the one that confirmed last speaks, unless it is off, as by Heartbeat.Merge; Confirmed never goes back and is never ahead of the clock.",
 		needs: needHeart | wantOther,
 		run: func(c *tester) {
 			second := c.writers()[len(c.writers())-1]
@@ -81,6 +81,9 @@ var heartbeatCases = []testCase{
 				{c.s, "a", "ok", 20 * time.Minute, "a", "ok", 20 * time.Minute},
 				{c.s, "a", "ok", -time.Hour, "a", "ok", 0},
 				{second, "b", "ok", 10 * time.Minute, "a", "ok", 0},
+				{second, "b", "off", 0, "a", "ok", 0},
+				{c.s, "a", "off", 0, "a", "off", 0},
+				{second, "b", "ok", 10 * time.Minute, "b", "ok", 0},
 			} {
 				c.write(s.by, s.writer, s.says, s.ago)
 				c.beats(s.speaks, s.said, s.since)

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	goflag "flag"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -8,5 +9,7 @@ import (
 
 func TestMain(m *testing.M) {
 	Child(openFaulty)
+	// Many faults are found by waiting in vain, which costs no processor.
+	goflag.Set("test.parallel", "6")
 	goleak.VerifyTestMain(m)
 }
