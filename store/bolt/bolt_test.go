@@ -14,10 +14,25 @@ import (
 )
 
 func TestStore(t *testing.T) {
+	pathOf := func(s store.DataStore) string { return s.(*Store).h.(*writer).path }
+	// The writer has the state and puts a snapshot back, so only readers may fail.
+	spoil := func(damage func(good []byte) []byte) func(testing.TB, store.DataStore) {
+		return func(t testing.TB, s store.DataStore) {
+			snap := pathOf(s) + ".snap"
+			write(t, snap, damage(read(t, snap)))
+		}
+	}
 	storetest.Run(t, storetest.Options{
 		Open: func(t testing.TB) store.DataStore { return openAt(t, newPath(t), nil) },
 		Reopen: func(t testing.TB, first store.DataStore) store.DataStore {
-			return openAt(t, first.(*Store).h.(*writer).path, readOnly())
+			return openAt(t, pathOf(first), readOnly())
+		},
+		Place: func(_ testing.TB, s store.DataStore) string { return pathOf(s) },
+		Spoil: map[string]func(testing.TB, store.DataStore){
+			"cut":     spoil(func(good []byte) []byte { return good[:len(good)/2] }),
+			"emptied": spoil(func([]byte) []byte { return nil }),
+			"foreign": spoil(func([]byte) []byte { return []byte("{}\n") }),
+			"flipped": spoil(func(good []byte) []byte { good[len(good)-20] ^= 1; return good }),
 		},
 	})
 }

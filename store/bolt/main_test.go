@@ -15,12 +15,16 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/flagstead/flagstead/store"
+	"github.com/flagstead/flagstead/store/storetest"
 )
 
 // writerEnv makes the test binary a writer on the path it names.
 const writerEnv = "FLAGSTEAD_BOLT_TEST_WRITER"
 
 func TestMain(m *testing.M) {
+	storetest.Child(func(place string, write bool) (store.DataStore, error) {
+		return Open(place, &Options{ReadOnly: !write, LockTimeout: patience})
+	})
 	if path := os.Getenv(writerEnv); path != "" {
 		go func() {
 			io.Copy(io.Discard, os.Stdin) // ends with the parent

@@ -61,6 +61,39 @@ func (p *places) remove(t testing.TB, s store.DataStore) {
 	}
 }
 
+func (p *places) place(_ testing.TB, s store.DataStore) string { return p.of(s) }
+
+// spoils are ways to damage the file, by rename or in place.
+func (p *places) spoils() map[string]func(testing.TB, store.DataStore) {
+	return map[string]func(testing.TB, store.DataStore){
+		"cut": func(t testing.TB, s store.DataStore) {
+			data, err := os.ReadFile(p.of(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			replace(t, p.of(s), data[:len(data)/2])
+		},
+		"emptied": func(t testing.TB, s store.DataStore) { replace(t, p.of(s), nil) },
+		"foreign": func(t testing.TB, s store.DataStore) { replace(t, p.of(s), []byte("[1, 2, 3]\n")) },
+		"garbage, in place": func(t testing.TB, s store.DataStore) {
+			write(t, p.of(s), []byte("\x00\xffgarbage"))
+		},
+	}
+}
+
+// down puts a file in the place of the file's directory.
+func (p *places) down(t testing.TB, s store.DataStore) func() {
+	dir := filepath.Dir(p.of(s))
+	rename(t, dir, dir+".away")
+	write(t, dir, nil)
+	return func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+		rename(t, dir+".away", dir)
+	}
+}
+
 func TestTwoWritersKeepTheContract(t *testing.T) {
 	var p places
 	storetest.Run(t, storetest.Options{
@@ -70,6 +103,9 @@ func TestTwoWritersKeepTheContract(t *testing.T) {
 		},
 		ReopenedWrites: true,
 		Flush:          p.remove,
+		Place:          p.place,
+		Break:          p.down,
+		Spoil:          p.spoils(),
 	})
 }
 
@@ -93,5 +129,8 @@ func TestWriterAndReaderKeepTheContract(t *testing.T) {
 			return aReader{p.on(t, p.of(first), &file.Options{ReadOnly: true}).(*file.Store)}
 		},
 		Flush: p.remove,
+		Place: p.place,
+		Break: p.down,
+		Spoil: p.spoils(),
 	})
 }

@@ -4,6 +4,19 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/flagstead/flagstead/store"
+	"github.com/flagstead/flagstead/store/file"
+	"github.com/flagstead/flagstead/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	storetest.Child(func(place string, write bool) (store.DataStore, error) {
+		s, err := file.Open(place, &file.Options{ReadOnly: !write})
+		if err == nil && !write {
+			return aReader{s}, nil
+		}
+		return s, err
+	})
+	goleak.VerifyTestMain(m)
+}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/flagstead/flagstead/internal/redistest"
 	"github.com/flagstead/flagstead/store"
+	"github.com/flagstead/flagstead/store/storetest"
 )
 
 var (
@@ -23,6 +24,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	storetest.Child(func(place string, _ bool) (store.DataStore, error) { return Open(place, nil) })
 	s, stop, err := redistest.StartMain()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -297,16 +297,22 @@ func (f *followed) now() view {
 
 // follow starts to follow h, until the case ends.
 func (c *tester) follow(h store.DataStore) *followed {
+	return c.followCounting(h, new(atomic.Int64))
+}
+
+// followCounting is a follow that counts what is delivered.
+func (c *tester) followCounting(h store.DataStore, delivered *atomic.Int64) *followed {
 	ctx, cancel := context.WithCancel(c.ctx)
 	f := &followed{ended: make(chan error, 1), cancel: cancel}
 	newest := int64(-1)
 	g := group{c: c}
 	g.run(func() {
-		f.ended <- store.Follow(ctx, h, store.FollowOptions{Interval: 20 * time.Millisecond}, func(s store.Snapshot, err error) {
+		f.ended <- store.Follow(ctx, h, store.FollowOptions{Interval: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond}, func(s store.Snapshot, err error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
+			delivered.Add(1)
 			if err != nil {
-				if !errors.Is(err, store.ErrClosed) {
+				if !errors.Is(err, store.ErrClosed) && !errors.Is(err, errWatchLost) && !c.failing.Load() {
 					c.rec.addf("Follow delivers error %v", err)
 				}
 				return

@@ -59,7 +59,7 @@ var loadFaults = []fault{{
 			return outer(rev), err
 		}
 	},
-	cases: []string{"refilled-store-has-new-revs", "places-do-not-share-revs", "unknown-rev-loads-everything"},
+	cases: []string{"refilled-store-has-new-revs", "places-do-not-share-revs", "unknown-rev-loads-everything", "refilled-with-the-same-content", "refilled-through-another-handle"},
 }, {
 	name: "the Rev is a count of the items",
 	breaks: func(h *handle) {
@@ -139,7 +139,7 @@ var loadFaults = []fault{{
 			}
 		})
 	},
-	cases: []string{"delta-does-not-forget-removals"},
+	cases: []string{"delta-does-not-forget-removals", "full-back-to-earlier-content"},
 }, {
 	name: "a Delta has no tombstones",
 	breaks: func(h *handle) {

@@ -18,6 +18,7 @@ import (
 type fault struct {
 	name           string
 	breaks         func(h *handle)
+	panics         bool     // a panic is the right reason
 	reopenedWrites bool     // whether handles from Reopen write although Options say no
 	cases          []string // every one of which has to notice
 }
@@ -25,7 +26,8 @@ type fault struct {
 var errBroken = errors.New("broken on purpose")
 
 // faults has at least one fault for every case.
-var faults = slices.Concat(mergeFaults, fullFaults, loadFaults, dataFaults, commitFaults, callFaults, watchFaults)
+var faults = slices.Concat(mergeFaults, fullFaults, loadFaults, dataFaults, commitFaults, callFaults, watchFaults, versionFaults,
+	cancelFaults, wakeFaults, heartbeatFaults, processFaults, outageFaults, spoilFaults, largeFaults)
 
 var mergeFaults = []fault{{
 	name: "the last write wins",
@@ -35,6 +37,7 @@ var mergeFaults = []fault{{
 	cases: []string{
 		"larger-version-wins-between-changes", "larger-version-wins-inside-a-change",
 		"archived-items-outrank-older-ones", "random-changes-follow-the-model",
+		"life-of-a-tombstone", "equal-versions-from-two-handles",
 	},
 }, {
 	name: "the last of a key in a change wins",
@@ -51,7 +54,7 @@ var mergeFaults = []fault{{
 			}
 		})
 	},
-	cases: []string{"equal-version-and-other-content-changes-nothing", "equal-version-inside-a-change"},
+	cases: []string{"equal-version-and-other-content-changes-nothing", "equal-version-inside-a-change", "many-items-of-one-version"},
 }, {
 	name: "versions are compared as text",
 	breaks: func(h *handle) {
@@ -82,7 +85,7 @@ var mergeFaults = []fault{{
 			}
 		})
 	},
-	cases: []string{"archived-items-outrank-older-ones", "archived-items-keep-their-data", "delta-has-tombstones"},
+	cases: []string{"archived-items-outrank-older-ones", "archived-items-keep-their-data", "delta-has-tombstones", "life-of-a-tombstone", "tombstones-in-full-changes"},
 }, {
 	name: "archived items stay archived",
 	breaks: func(h *handle) {
@@ -92,7 +95,7 @@ var mergeFaults = []fault{{
 			}
 		})
 	},
-	cases: []string{"archived-items-can-come-back-newer"},
+	cases: []string{"archived-items-can-come-back-newer", "life-of-a-tombstone"},
 }, {
 	name: "archived items lose their data",
 	breaks: func(h *handle) {
@@ -133,7 +136,7 @@ var fullFaults = []fault{{
 			sound(now, before, it, full)
 		})
 	},
-	cases: []string{"full-wins-with-lower-versions"},
+	cases: []string{"full-wins-with-lower-versions", "tombstones-in-full-changes"},
 }, {
 	name: "full changes keep items of equal version",
 	breaks: func(h *handle) {
@@ -244,6 +247,7 @@ var commitFaults = []fault{{
 	cases: []string{
 		"base-conflict-writes-nothing", "base-conflict-on-an-empty-store", "one-of-many-wins-a-base",
 		"flushed-base-conflicts", "base-conflicts-between-handles",
+		"no-update-is-lost",
 	},
 }, {
 	name: "Base is compared before the lock is taken",
@@ -259,7 +263,7 @@ var commitFaults = []fault{{
 			return apply(ctx, c)
 		}
 	},
-	cases: []string{"one-of-many-wins-a-base", "one-of-many-wins-an-uncommitted-base"},
+	cases: []string{"one-of-many-wins-a-base", "one-of-many-wins-an-uncommitted-base", "no-update-is-lost"},
 }, {
 	name: "a Base of Uncommitted is no condition",
 	breaks: func(h *handle) {
@@ -335,7 +339,7 @@ var commitFaults = []fault{{
 			}
 		})
 	},
-	cases: []string{"patch-is-visible-whole", "full-is-visible-whole"},
+	cases: []string{"patch-is-visible-whole", "full-is-visible-whole", "commits-show-whole-and-in-order"},
 }, {
 	name: "every third load shows the state before",
 	breaks: func(h *handle) {
@@ -356,7 +360,7 @@ var commitFaults = []fault{{
 			}
 		})
 	},
-	cases: []string{"never-back-in-time"},
+	cases: []string{"never-back-in-time", "commits-show-whole-and-in-order"},
 }, {
 	name: "other handles stay where they were opened",
 	breaks: func(h *handle) {

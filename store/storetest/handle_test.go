@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,6 +19,11 @@ type place struct {
 	mu    sync.Mutex // guards what follows
 	inner *memory.Store
 	count int // whatever a fault counts
+
+	down    chan struct{} // closed at the end of the outage; nil if there is none
+	hangs   bool          // calls hang in an outage, and do not fail
+	outages int
+	spoiled bool
 }
 
 func newPlace() *place { return &place{inner: memory.New()} }
@@ -38,6 +44,57 @@ func (p *place) flush() {
 	old.Apply(context.Background(), store.Change{Full: true, Items: []store.Item{flag("flushed", 1)}})
 }
 
+// takeDown begins an outage and returns what ends it. By turns calls fail and
+// hang.
+func (p *place) takeDown() (mend func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	up := make(chan struct{})
+	p.outages++
+	p.down, p.hangs = up, p.outages%2 == 0
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.down = nil
+		close(up)
+	}
+}
+
+func (p *place) setSpoiled(now bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spoiled = now
+}
+
+func (p *place) isDown() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.down != nil
+}
+
+var errDown = errors.New("the place is down")
+
+// enter says why a call cannot reach the content.
+func (p *place) enter(ctx context.Context) error {
+	p.mu.Lock()
+	down, hangs, spoiled := p.down, p.hangs, p.spoiled
+	p.mu.Unlock()
+	switch {
+	case down != nil && !hangs:
+		return errDown
+	case down != nil:
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-down:
+		}
+	}
+	if spoiled {
+		return store.ErrDamaged
+	}
+	return nil
+}
+
 func (p *place) add(n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -49,7 +106,9 @@ func (p *place) add(n int) int {
 // some of its methods.
 type handle struct {
 	place  *place
-	second bool // made by Reopen
+	second bool   // made by Reopen
+	dir    string // instead of a place, if processes share it
+	child  bool   // in another process
 	life   context.Context
 	end    context.CancelFunc
 
@@ -57,6 +116,9 @@ type handle struct {
 	apply func(context.Context, store.Change) (store.Rev, error)
 	watch func(context.Context, func()) error
 	close func() error
+
+	readBeat  func(context.Context) (store.Heartbeat, error)
+	writeBeat func(context.Context, store.Heartbeat) error
 }
 
 func newHandle(p *place, writes, second bool) *handle {
@@ -66,6 +128,9 @@ func newHandle(p *place, writes, second bool) *handle {
 		if h.life.Err() != nil {
 			return store.Snapshot{}, fmt.Errorf("load: %w", store.ErrClosed)
 		}
+		if err := p.enter(ctx); err != nil {
+			return store.Snapshot{}, err
+		}
 		return p.store().Load(ctx, since)
 	}
 	h.apply = func(ctx context.Context, c store.Change) (store.Rev, error) {
@@ -74,6 +139,11 @@ func newHandle(p *place, writes, second bool) *handle {
 		}
 		if !writes {
 			return "", fmt.Errorf("apply: %w", store.ErrReadOnly)
+		}
+		if err := p.enter(ctx); errors.Is(err, store.ErrDamaged) && c.Full && c.Base == "" {
+			defer p.setSpoiled(false)
+		} else if err != nil {
+			return "", err
 		}
 		return p.store().Apply(ctx, c)
 	}
@@ -91,7 +161,28 @@ func newHandle(p *place, writes, second bool) *handle {
 		h.end()
 		return nil
 	}
+	h.readBeat = func(ctx context.Context) (store.Heartbeat, error) {
+		if h.life.Err() != nil {
+			return store.Heartbeat{}, fmt.Errorf("read heartbeat: %w", store.ErrClosed)
+		}
+		return p.store().ReadHeartbeat(ctx)
+	}
+	h.writeBeat = func(ctx context.Context, beat store.Heartbeat) error {
+		if h.life.Err() != nil {
+			return fmt.Errorf("write heartbeat: %w", store.ErrClosed)
+		}
+		if !writes {
+			return fmt.Errorf("write heartbeat: %w", store.ErrReadOnly)
+		}
+		return p.store().WriteHeartbeat(ctx, beat)
+	}
 	return h
+}
+
+func (h *handle) ReadHeartbeat(ctx context.Context) (store.Heartbeat, error) { return h.readBeat(ctx) }
+
+func (h *handle) WriteHeartbeat(ctx context.Context, beat store.Heartbeat) error {
+	return h.writeBeat(ctx, beat)
 }
 
 func (h *handle) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {

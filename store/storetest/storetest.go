@@ -15,8 +15,9 @@
 //		})
 //	}
 //
-// A store that is also a [store.Watcher] has its Watch checked too. The suite
-// is worth most under the race detector.
+// A store that is also a [store.Watcher] has its Watch checked too, and one that
+// is a [store.HeartbeatWriter] and [store.HeartbeatReader] its heartbeats. The
+// suite is worth most under the race detector.
 package storetest
 
 import (
@@ -55,6 +56,29 @@ type Options struct {
 	// When it returns, the given handle has to find the place empty. Nil says
 	// that nobody can do that to the store.
 	Flush func(t testing.TB, s store.DataStore)
+
+	// Place returns what another process needs to open the place of the given
+	// handle: a path, or a URL. The suite starts the test binary again and hands
+	// it to the function given to [Child], which TestMain must call. If
+	// ReopenedWrites is false, only one process writes at a time, the first
+	// handle being closed before. Nil says that no other process can get there.
+	Place func(t testing.TB, s store.DataStore) string
+
+	// Break takes the place of the given handle down, for every handle: calls fail
+	// or hang until somebody calls mend. After that the place has what it had
+	// before, or, if it does not keep it, nothing. Several outages may differ. Nil
+	// says that the store cannot be down.
+	Break func(t testing.TB, s store.DataStore) (mend func())
+
+	// Spoil damages what the place of the given handle holds, in the way that the
+	// key of the map names: cuts it, overwrites it, removes a part of it. Empty
+	// says that nobody can do that.
+	Spoil map[string]func(t testing.TB, s store.DataStore)
+
+	// Large makes one case use a set of 100 MB (50,000 items of 2 KB) instead of
+	// 10 MB. So does the environment variable STORETEST_LARGE=1. It takes
+	// minutes with the race detector.
+	Large bool
 
 	// Patience is how long to wait for what has to happen sooner or later: a
 	// wake-up, a commit seen through another handle, the return of a call whose
@@ -99,6 +123,10 @@ const (
 	needFlush                    // Options.Flush
 	needForeign                  // a handle on another place
 	needWatch                    // a store that is a Watcher
+	needHeart                    // a store with heartbeats
+	needProcess                  // Options.Place
+	needBreak                    // Options.Break
+	needSpoil                    // Options.Spoil
 	wantOther                    // a second handle if there is one
 )
 
@@ -114,7 +142,9 @@ func allCases() []testCase {
 	var all []testCase
 	for _, cases := range [][]testCase{
 		loadCases, mergeCases, fullCases, baseCases, flushCases, dataCases,
-		callCases, handleCases, concurrentCases, watchCases,
+		callCases, handleCases, concurrentCases, watchCases, versionCases, orderCases, refillCases,
+		cancelCases, lostCases, heartbeatCases, processCases,
+		outageCases, spoilCases, largeCases,
 	} {
 		all = append(all, cases...)
 	}
@@ -132,6 +162,12 @@ func (o Options) missing(n need) string {
 		return "every handle writes"
 	case n&needFlush != 0 && o.Flush == nil:
 		return "nobody can empty this store behind its back"
+	case n&needProcess != 0 && o.Place == nil:
+		return "a place of this store belongs to one process"
+	case n&needBreak != 0 && o.Break == nil:
+		return "nobody can take this store down"
+	case n&needSpoil != 0 && len(o.Spoil) == 0:
+		return "nobody can damage this store"
 	}
 	return ""
 }
@@ -147,6 +183,10 @@ func check(tb testing.TB, o Options, tc testCase) (failures []string, skip strin
 	if o.Patience <= 0 {
 		o.Patience = 10 * time.Second
 	}
+	caseLimit := caseLimit
+	if o.large() {
+		caseLimit = largeLimit
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), caseLimit)
 	c := &tester{ctx: ctx, tb: tb, opts: o, rec: &record{rule: tc.rule}}
 	defer c.closeAll()
@@ -160,8 +200,18 @@ func check(tb testing.TB, o Options, tc testCase) (failures []string, skip strin
 			return nil, "the store is not a Watcher"
 		}
 	}
+	if tc.needs&needHeart != 0 {
+		_, writes := c.s.(store.HeartbeatWriter)
+		_, reads := c.s.(store.HeartbeatReader)
+		if !writes || !reads {
+			return nil, "the store has no heartbeats"
+		}
+	}
 	if tc.needs&(needOther|needWrites|needReads|wantOther) != 0 && o.Reopen != nil {
 		c.other = c.opened(o.Reopen(tb, c.s))
+	}
+	if tc.needs&needProcess != 0 {
+		c.place = o.Place(tb, c.s)
 	}
 	if tc.needs&needForeign != 0 {
 		c.foreign = c.opened(o.Open(tb))
@@ -252,6 +302,7 @@ func (c *tester) opened(s store.DataStore) store.DataStore {
 // closeAll closes the handles, the last one first, but does not wait for a Close
 // that hangs. A second call has nothing to do.
 func (c *tester) closeAll() {
+	c.endProcesses()
 	handles := c.handles
 	c.handles = nil
 	done := make(chan struct{})

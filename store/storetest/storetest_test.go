@@ -15,9 +15,21 @@ import (
 func TestSoundStorePasses(t *testing.T) {
 	t.Run("all write", func(t *testing.T) { Run(t, soundOptions(true)) })
 	t.Run("one writes", func(t *testing.T) { Run(t, soundOptions(false)) })
-	for _, c := range allCases() {
-		if _, skipped := check(t, optionsFor(c, fault{}), c); skipped != "" {
+	for _, c := range testable() {
+		if c.needs&needProcess == 0 || c.needs&needWrites != 0 {
+			continue
+		}
+		if failures, _ := check(t, fault{}.processOptions(t, false), c); len(failures) > 0 {
+			t.Errorf("case %s, one process writes: %s", c.name, failures)
+		}
+	}
+	for _, c := range testable() {
+		failures, skipped := check(t, optionsFor(t, c, fault{}), c)
+		if skipped != "" {
 			t.Errorf("case %s is skipped: %s", c.name, skipped)
+		}
+		if len(failures) > 0 {
+			t.Errorf("case %s: %s", c.name, failures)
 		}
 	}
 }
@@ -43,14 +55,14 @@ func TestFaultsAreCaught(t *testing.T) {
 				if i < 0 {
 					t.Fatalf("there is no case %q", name)
 				}
-				failures, skipped := check(t, optionsFor(all[i], f), all[i])
+				failures, skipped := check(t, optionsFor(t, all[i], f), all[i])
 				text := strings.Join(failures, "\n")
 				switch {
 				case skipped != "":
 					t.Errorf("case %s is skipped: %s", name, skipped)
 				case len(failures) == 0:
 					t.Errorf("case %s does not notice", name)
-				case strings.Contains(text, "panic:"), strings.Contains(text, "call hangs"):
+				case strings.Contains(text, "panic:") != f.panics, strings.Contains(text, "call hangs"):
 					t.Errorf("case %s notices for the wrong reason: %s", name, text)
 				case !strings.Contains(text, "rule: "+all[i].rule):
 					t.Errorf("case %s does not print its rule: %s", name, text)
@@ -63,7 +75,7 @@ func TestFaultsAreCaught(t *testing.T) {
 // TestEveryCaseCatchesAFault finds cases that no fault puts to the test.
 func TestEveryCaseCatchesAFault(t *testing.T) {
 	seen := map[string]bool{}
-	for _, c := range allCases() {
+	for _, c := range testable() {
 		if seen[c.name] {
 			t.Errorf("two cases are named %s", c.name)
 		}
@@ -77,8 +89,18 @@ func TestEveryCaseCatchesAFault(t *testing.T) {
 	}
 }
 
+// testable returns the cases that can be tested here.
+func testable() []testCase {
+	return slices.DeleteFunc(allCases(), func(c testCase) bool { return c.needs&needProcess != 0 && !spansProcesses })
+}
+
 // optionsFor returns options with which c is not skipped.
-func optionsFor(c testCase, f fault) Options { return f.options(c.needs&needReads == 0) }
+func optionsFor(t testing.TB, c testCase, f fault) Options {
+	if c.needs&needProcess != 0 {
+		return f.processOptions(t, c.needs&needReads == 0)
+	}
+	return f.options(c.needs&needReads == 0)
+}
 
 func (f fault) options(reopenedWrites bool) Options {
 	made := func(t testing.TB, h *handle) store.DataStore {
@@ -96,6 +118,11 @@ func (f fault) options(reopenedWrites bool) Options {
 		},
 		ReopenedWrites: reopenedWrites,
 		Flush:          func(_ testing.TB, s store.DataStore) { s.(*handle).place.flush() },
+		Break:          func(_ testing.TB, s store.DataStore) func() { return s.(*handle).place.takeDown() },
+		Spoil: map[string]func(testing.TB, store.DataStore){
+			"spoiled": func(_ testing.TB, s store.DataStore) { s.(*handle).place.setSpoiled(true) },
+			"again":   func(_ testing.TB, s store.DataStore) { s.(*handle).place.setSpoiled(true) },
+		},
 		// Long enough for what a sound case waits for on a busy machine, and
 		// short because many faults are found by waiting in vain.
 		Patience: time.Second,

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,13 @@ type tester struct {
 	other   store.DataStore // on the same place; nil if the case does not need one
 	foreign store.DataStore // on another empty place; nil if the case does not need one
 	handles []store.DataStore
+
+	place     string     // what Options.Place returned
+	mu        sync.Mutex // guards processes
+	processes []*process
+
+	failing atomic.Bool  // Follow may deliver errors
+	late    atomic.Int64 // calls that were slow to notice that their context ended
 }
 
 // A content is what a store holds.
