@@ -236,6 +236,9 @@ func (c *Client) start(from store.Reader, run DataSource) {
 		opts := c.plan.Follow
 		if run == nil {
 			opts.OnHeartbeat = c.heartbeat
+			if opts.HoldBack == 0 {
+				opts.HoldBack = 5 * time.Second
+			}
 		}
 		err := store.Follow(ctx, from, opts, c.follow)
 		if ctx.Err() == nil {

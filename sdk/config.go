@@ -117,7 +117,8 @@ type Config struct {
 	// SetConfig. The first calls may come before New has returned.
 	OnStatus func(Status)
 
-	// Follow tunes how the store is followed.
+	// Follow tunes how the store is followed. A reader's HoldBack is 5 seconds
+	// unless it is set; below zero nothing is held back.
 	Follow store.FollowOptions
 
 	// EventCapacity is how many events are held until they are collected for

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,14 @@ type FollowOptions struct {
 	// MaxBackoff caps the pause after failed loads, which starts at 50 ms and
 	// doubles, with jitter. Zero means 5 seconds.
 	MaxBackoff time.Duration
+
+	// HoldBack is how long a state is held back that has an older version of
+	// something than the state before: what a writer that is behind puts into a
+	// store that lost its content. Others repair that within moments; meanwhile fn
+	// gets [ErrHeldBack]. It applies to stores that were seen to have a heartbeat,
+	// since where people write by hand, older versions are meant. Zero holds
+	// nothing back.
+	HoldBack time.Duration
 
 	// OnHeartbeat, if set, gets the heartbeat of a store that has such, see
 	// [HeartbeatReader], or why it cannot be read, once per Interval. It is not
@@ -65,7 +74,7 @@ func Follow(ctx context.Context, r Reader, o FollowOptions, fn func(Snapshot, er
 	if w, ok := r.(Watcher); ok {
 		watching.Go(func() { f.watch(watchCtx, w) })
 	}
-	if h, ok := r.(HeartbeatReader); ok && o.OnHeartbeat != nil {
+	if h, ok := r.(HeartbeatReader); ok && (o.OnHeartbeat != nil || o.HoldBack > 0) {
 		watching.Go(func() { f.heartbeats(watchCtx, h) })
 	}
 	defer watching.Wait()
@@ -84,6 +93,10 @@ type follower struct {
 	where   origin
 	started bool
 	failed  bool
+	written bool // there was a heartbeat
+
+	versions map[ID]int64 // of the last state, if older ones are held back
+	heldAt   time.Time    // since when one is; zero: none is
 }
 
 // An origin is where a state came from. A change of it is delivered, too.
@@ -158,8 +171,49 @@ func (f *follower) load(ctx context.Context) error {
 	if unchanged {
 		snap = Snapshot{Rev: snap.Rev, Delta: true, Layer: snap.Layer, Degraded: snap.Degraded}
 	}
+	if err := f.holdBack(snap); err != nil {
+		f.failed = true
+		f.fn(Snapshot{}, err)
+		return nil // the store works, so it is asked again as often as usual
+	}
 	f.rev, f.where, f.started, f.failed = snap.Rev, where, true, false
 	f.fn(snap, nil)
+	return nil
+}
+
+// ErrHeldBack says that a store has an older version of something than it had. The
+// last state stands until the store is repaired, or for FollowOptions.HoldBack.
+var ErrHeldBack = errors.New("store: older flags than before are held back")
+
+// holdBack returns an error if snap must not be delivered yet, or else notes its
+// versions.
+func (f *follower) holdBack(snap Snapshot) error {
+	if f.opts.HoldBack <= 0 || snap.Rev == "" {
+		return nil
+	}
+	older := 0
+	if !snap.Delta && f.written {
+		for _, it := range snap.Items {
+			if it.Version < f.versions[it.ID()] {
+				older++
+			}
+		}
+	}
+	switch {
+	case older == 0:
+	case f.heldAt.IsZero():
+		f.heldAt = time.Now()
+		fallthrough
+	case time.Since(f.heldAt) < f.opts.HoldBack:
+		return fmt.Errorf("%w: %d of %d", ErrHeldBack, older, len(snap.Items))
+	}
+	f.heldAt = time.Time{}
+	if !snap.Delta {
+		f.versions = make(map[ID]int64, len(snap.Items))
+	}
+	for _, it := range snap.Items {
+		f.versions[it.ID()] = it.Version
+	}
 	return nil
 }
 
@@ -176,7 +230,10 @@ func (f *follower) heartbeats(ctx context.Context, r HeartbeatReader) {
 			return
 		}
 		f.mu.Lock()
-		f.opts.OnHeartbeat(h, err)
+		f.written = f.written || err == nil && !h.Written.IsZero()
+		if f.opts.OnHeartbeat != nil {
+			f.opts.OnHeartbeat(h, err)
+		}
 		f.mu.Unlock()
 		select {
 		case <-ctx.Done():

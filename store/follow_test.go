@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -650,4 +651,100 @@ func TestFollowDeliversOrigins(t *testing.T) {
 			t.Errorf("delivered %+v", d)
 		}
 	})
+}
+
+// A history is a reader of which a test sets the whole state, in any order.
+type history struct {
+	beating
+	now store.Snapshot
+}
+
+func (h *history) become(rev string, versions map[string]int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.now = store.Snapshot{Rev: store.Rev(rev)}
+	for key, v := range versions {
+		h.now.Items = append(h.now.Items, store.Item{Kind: store.Flag, Key: key, Version: v})
+	}
+}
+
+func (h *history) Load(_ context.Context, since store.Rev) (store.Snapshot, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if since == h.now.Rev {
+		return store.Snapshot{Rev: since, Delta: true}, nil
+	}
+	return h.now, nil
+}
+
+// TestFollowHoldsBack: what a writer that is behind puts into a flushed store is
+// not delivered, unless it stays.
+func TestFollowHoldsBack(t *testing.T) {
+	versions := func(s store.Snapshot) string {
+		m := map[string]int64{}
+		for _, it := range s.Items {
+			m[it.Key] = it.Version
+		}
+		return fmt.Sprint(m)
+	}
+	begin := func(t *testing.T, written bool, hold time.Duration) (*history, *following) {
+		h := &history{}
+		if written {
+			h.beat.Written = time.Now()
+		}
+		h.become("r1", map[string]int64{"a": 5, "b": 5})
+		f := follow(t, h, store.FollowOptions{HoldBack: hold})
+		f.one(t)
+		return h, f
+	}
+	synctest.Test(t, func(t *testing.T) {
+		h, f := begin(t, true, 5*time.Second)
+		h.become("x1", map[string]int64{"a": 5, "b": 4, "c": 9})
+		after(time.Second)
+		if d := f.one(t); !errors.Is(d.err, store.ErrHeldBack) || !strings.Contains(d.err.Error(), "1 of 3") {
+			t.Errorf("delivered %+v", d)
+		}
+		h.become("x2", map[string]int64{"a": 5, "b": 6})
+		after(time.Second)
+		if d := f.one(t); d.err != nil || d.snap.Delta || versions(d.snap) != "map[a:5 b:6]" {
+			t.Errorf("delivered %+v", d)
+		}
+		// What is only gone was deleted.
+		h.become("x3", map[string]int64{"b": 6})
+		after(time.Second)
+		if d := f.one(t); d.err != nil || versions(d.snap) != "map[b:6]" {
+			t.Errorf("delivered %+v", d)
+		}
+		// An older state that stays is one that FeatBit was set back to.
+		h.become("x4", map[string]int64{"b": 2})
+		after(5*time.Second + time.Millisecond)
+		all := f.take()
+		for _, d := range all {
+			if !errors.Is(d.err, store.ErrHeldBack) {
+				t.Errorf("delivered early: %+v", d)
+			}
+		}
+		after(time.Second)
+		if d := f.one(t); d.err != nil || versions(d.snap) != "map[b:2]" {
+			t.Errorf("delivered %+v", d)
+		}
+		h.become("x5", map[string]int64{"b": 1})
+		after(time.Second)
+		if d := f.one(t); !errors.Is(d.err, store.ErrHeldBack) {
+			t.Errorf("the next one was not held back: %+v", d)
+		}
+	})
+	for _, tc := range []struct {
+		written bool
+		hold    time.Duration
+	}{{false, 5 * time.Second}, {true, 0}, {true, -1}} {
+		synctest.Test(t, func(t *testing.T) {
+			h, f := begin(t, tc.written, tc.hold)
+			h.become("x1", map[string]int64{"a": 4})
+			after(time.Second)
+			if d := f.one(t); d.err != nil || versions(d.snap) != "map[a:4]" {
+				t.Errorf("%+v: delivered %+v", tc, d)
+			}
+		})
+	}
 }

@@ -252,6 +252,9 @@ func (m *manager) rebase(snap store.Snapshot) {
 	m.base, m.baseKnown = snap.Rev, true
 	m.rev, m.loaded, m.stale = snap.Rev, true, false
 	m.there.set(snap.Items, snap.Delta)
+	if snap.Rev == "" {
+		m.forEmpty = false // it was filled, and flushed again
+	}
 }
 
 // compare looks at what others did to the store. What is newer there is taken

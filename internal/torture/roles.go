@@ -65,7 +65,7 @@ func runReader() error {
 	defer st.Close()
 	out := bufio.NewWriter(os.Stdout)
 	state := map[string]store.Item{}
-	return store.Follow(ctx, st, store.FollowOptions{}, func(snap store.Snapshot, err error) {
+	return store.Follow(ctx, st, store.FollowOptions{HoldBack: 5 * time.Second}, func(snap store.Snapshot, err error) {
 		if err != nil || snap.Rev == "" {
 			return // the last state stands
 		}
