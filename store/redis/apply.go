@@ -95,7 +95,8 @@ func (s *Store) apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	for _, it := range c.Items {
 		args = append(args, fieldOf(it), valueOf(it))
 	}
-	return revOf(s.run(ctx, patchScript, []string{s.data, s.sorted}, args...))
+	m := s.history.mark()
+	return s.committed(m)(s.run(ctx, patchScript, []string{s.data, s.sorted}, args...))
 }
 
 // commitArgs are the first arguments of the scripts that commit.
@@ -103,14 +104,24 @@ func (s *Store) commitArgs(base store.Rev) []any {
 	return []any{string(base), randomHex(), s.topic}
 }
 
-func revOf(reply []string, err error) (store.Rev, error) {
-	if err != nil {
-		return "", err
-	}
-	if len(reply) != 2 || reply[0] != "ok" {
+// committed returns what takes the answer to a commit that began at m.
+func (s *Store) committed(m mark) func([]string, error) (store.Rev, error) {
+	return func(reply []string, err error) (store.Rev, error) {
+		if err != nil {
+			return "", err
+		}
+		if len(reply) == 3 && reply[0] == "ok" {
+			base, known := parseRev(store.Rev(reply[2]))
+			if at, ok := parseRev(store.Rev(reply[1])); ok && (known || reply[2] == "") {
+				s.history.applied(m, base, at)
+				return store.Rev(reply[1]), nil
+			}
+			if reply[1] == "" { // nothing was written to an empty place
+				return "", nil
+			}
+		}
 		return "", fmt.Errorf("unexpected answer %.80q of a script", reply)
 	}
-	return store.Rev(reply[1]), nil
 }
 
 // full stages the new content under a key of its own and then puts it in place,
@@ -120,6 +131,7 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 	digest := digestOf(items)
 	stage := ""
 	for try := 1; ; try++ {
+		m := s.history.mark()
 		rev, same, err := s.compare(ctx, items, digest, c.Base != "")
 		if err != nil && !errors.Is(err, ErrDamaged) {
 			return "", err
@@ -128,7 +140,11 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 		if !damaged && c.Conflicts(rev) {
 			return "", store.ErrConflict
 		}
-		if same {
+		// An equal content that the server fell back to gets a new revision, so that
+		// readers who saw more can tell.
+		at, _ := parseRev(rev)
+		if same && !s.history.behind(at) {
+			s.history.applied(m, at, at)
 			return rev, nil
 		}
 		if stage == "" {
@@ -151,7 +167,7 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 		if err == nil && reply[0] == "incomplete" {
 			return "", errors.New("the staged content expired or was evicted before it was complete")
 		}
-		return revOf(reply, err)
+		return s.committed(m)(reply, err)
 	}
 }
 
@@ -164,13 +180,13 @@ func (s *Store) compare(ctx context.Context, items []store.Item, digest string, 
 		return "", false, err
 	}
 	if h.n != len(items) || h.digest != "" && h.digest != digest {
-		return h.rev, false, nil
+		return h.at.rev(), false, nil
 	}
 	if h.digest != "" && trust {
-		return h.rev, true, nil
+		return h.at.rev(), true, nil
 	}
 	// Without a digest a patch came after the last full change.
-	snap, err := s.loadAll(ctx)
+	snap, _, _, err := s.loadAll(ctx)
 	if err != nil {
 		return "", false, err
 	}

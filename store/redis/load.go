@@ -16,9 +16,15 @@ const deltaMax = 1000
 // nonceSize is how long the random part of a revision is.
 const nonceSize = 16
 
-// A position is a revision taken apart.
+// A position is a revision taken apart. The zero position is that of an empty
+// place.
 type position struct {
-	seq, nonce string
+	seq   int64
+	nonce string
+}
+
+func (p position) rev() store.Rev {
+	return store.Rev(strconv.FormatInt(p.seq, 10) + "-" + p.nonce)
 }
 
 // parseRev takes a revision apart. Only the form that the scripts write is
@@ -32,10 +38,16 @@ func parseRev(rev store.Rev) (position, bool) {
 	if err != nil || n <= 0 || strconv.FormatInt(n, 10) != seq {
 		return position{}, false
 	}
-	return position{seq, nonce}, true
+	return position{n, nonce}, true
 }
 
-// Load implements [store.Reader].
+// Load implements [store.Reader]. While a Watch runs, the small changes that it
+// was told of answer a Load without a trip to the server, at most one second old.
+//
+// A server that goes back to an earlier state of the same content, by a failover
+// to a replica that lagged or from a backup, is not followed: Load returns a
+// [store.ErrDamaged] that says so until the server moves on, if this handle has
+// shown a later state. A full change by somebody who knows better is such a move.
 func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
 	snap, err := s.load(ctx, since)
 	if err != nil {
@@ -45,28 +57,57 @@ func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, erro
 }
 
 func (s *Store) load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
-	if from, ok := parseRev(since); ok {
-		h, err := s.ask(ctx, from)
-		switch {
-		case err != nil:
-			return store.Snapshot{}, err
-		case h.state == "empty":
-			return store.Snapshot{}, nil
-		case h.state == "current" || h.state == "delta":
-			items, err := parseItems(h.items)
-			return store.Snapshot{Rev: h.rev, Delta: true, Items: items}, err
-		}
+	if err := s.usable(ctx); err != nil {
+		return store.Snapshot{}, err
 	}
-	return s.loadAll(ctx)
+	from, ok := parseRev(since)
+	if !ok {
+		return s.loadShown(ctx, s.history.mark())
+	}
+	if snap, ok := s.history.answer(from); ok {
+		return snap, nil
+	}
+	m := s.history.mark()
+	h, err := s.ask(ctx, from)
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	switch h.state {
+	case "empty":
+		return store.Snapshot{}, s.history.loaded(m, position{}, "", false, from)
+	case "current", "delta":
+		if err := s.history.loaded(m, h.at, h.between, h.state == "delta", from); err != nil {
+			return store.Snapshot{}, err
+		}
+		items, err := parseItems(h.items)
+		return store.Snapshot{Rev: h.at.rev(), Delta: true, Items: items}, err
+	}
+	if err := s.history.check(m, h.at); err != nil {
+		return store.Snapshot{}, err // without loading what is not shown
+	}
+	return s.loadShown(ctx, m)
+}
+
+// loadShown loads everything for a caller, who may not have seen more already.
+func (s *Store) loadShown(ctx context.Context, m mark) (store.Snapshot, error) {
+	snap, at, before, err := s.loadAll(ctx)
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	if err := s.history.loaded(m, at, before, false, position{}); err != nil {
+		return store.Snapshot{}, err
+	}
+	return snap, nil
 }
 
 // A head is the answer of since.lua.
 type head struct {
-	state  string
-	rev    store.Rev
-	n      int
-	digest string
-	items  []string // field, value, ...
+	state   string
+	at      position
+	n       int
+	digest  string
+	between string   // nonces of the commits between
+	items   []string // field, value, ...
 }
 
 func (s *Store) ask(ctx context.Context, from position) (head, error) {
@@ -75,28 +116,45 @@ func (s *Store) ask(ctx context.Context, from position) (head, error) {
 		return head{}, err
 	}
 	h := head{state: reply[0]}
-	if len(reply) >= 4 {
-		h.rev, h.digest, h.items = store.Rev(reply[1]), reply[3], reply[4:]
-		h.n, err = strconv.Atoi(reply[2])
+	if h.state == "empty" {
+		return h, nil
 	}
-	return h, err
+	if len(reply) < 4 || h.state == "delta" && len(reply) < 5 {
+		return head{}, fmt.Errorf("unexpected answer %.80q of a script", reply)
+	}
+	var ok bool
+	if h.at, ok = parseRev(store.Rev(reply[1])); !ok {
+		return head{}, fmt.Errorf("%w: %.80q is no revision", ErrDamaged, reply[1])
+	}
+	if h.n, err = strconv.Atoi(reply[2]); err != nil {
+		return head{}, err
+	}
+	h.digest = reply[3]
+	if h.state == "delta" {
+		h.between, h.items = reply[4], reply[5:]
+		if int64(len(h.between)) != (h.at.seq-from.seq-1)*nonceSize {
+			return head{}, fmt.Errorf("%w: the log of commits has a hole", ErrDamaged)
+		}
+	}
+	return h, nil
 }
 
-// loadAll takes items and meta data from one reply, which is one state.
-func (s *Store) loadAll(ctx context.Context) (store.Snapshot, error) {
+// loadAll takes items and meta data from one reply, which is one state, and
+// returns where it stands and the nonces before that.
+func (s *Store) loadAll(ctx context.Context) (snap store.Snapshot, at position, before string, err error) {
 	all, err := do(ctx, s, 5*s.opts.Timeout, func(ctx context.Context) (map[string]string, error) {
 		return s.client.HGetAll(ctx, s.data).Result()
 	})
 	if err != nil || len(all) == 0 {
-		return store.Snapshot{}, err
+		return snap, at, "", err
 	}
 	rev := store.Rev(all["$seq"] + "-" + all["$nonce"])
-	_, ok := parseRev(rev)
-	_, hasLog := all["$log"]
+	at, ok := parseRev(rev)
+	log, hasLog := all["$log"]
 	_, hasSize := all["$z"]
 	n, err := strconv.Atoi(all["$n"])
 	if !ok || !hasLog || !hasSize || err != nil {
-		return store.Snapshot{}, fmt.Errorf("%w: items without their meta data", ErrDamaged)
+		return snap, at, "", fmt.Errorf("%w: items without their meta data", ErrDamaged)
 	}
 	items := make([]store.Item, 0, n)
 	for field, value := range all {
@@ -106,14 +164,18 @@ func (s *Store) loadAll(ctx context.Context) (store.Snapshot, error) {
 		}
 		it, err := parseItem(field, value)
 		if err != nil {
-			return store.Snapshot{}, err
+			return snap, at, "", err
 		}
 		items = append(items, it)
 	}
 	if len(items) != n {
-		return store.Snapshot{}, fmt.Errorf("%w: %d items instead of %d", ErrDamaged, len(items), n)
+		return snap, at, "", fmt.Errorf("%w: %d items instead of %d", ErrDamaged, len(items), n)
 	}
-	return store.Snapshot{Rev: rev, Items: items}, nil
+	before = strings.Replace(log, "|", "", 1)
+	if len(before)%nonceSize != 0 || int64(len(before)) >= at.seq*nonceSize {
+		return snap, at, "", fmt.Errorf("%w: cannot read the log of commits", ErrDamaged)
+	}
+	return store.Snapshot{Rev: rev, Items: items}, at, before, nil
 }
 
 func parseItems(pairs []string) ([]store.Item, error) {

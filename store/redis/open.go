@@ -78,6 +78,7 @@ type Store struct {
 	sorted  string // key of the sorted set
 	stage   string // keys of staged hashes start so
 	topic   string // channel
+	history history
 
 	quiet  time.Duration // Watch asks for a sign of life after this
 	silent time.Duration // and gives up after this
