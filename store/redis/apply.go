@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	_ "embed" // the scripts
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -16,21 +15,6 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/flagstead/flagstead/store"
-)
-
-var (
-	//go:embed head.lua
-	headLua string
-	//go:embed since.lua
-	sinceLua string
-	//go:embed patch.lua
-	patchLua string
-	//go:embed full.lua
-	fullLua string
-
-	sinceScript = goredis.NewScript(headLua + sinceLua)
-	patchScript = goredis.NewScript(headLua + patchLua)
-	fullScript  = goredis.NewScript(headLua + fullLua)
 )
 
 const (
@@ -46,24 +30,6 @@ const (
 	fullTries = 4
 )
 
-// run runs a script and checks the form of its answer.
-func (s *Store) run(ctx context.Context, script *goredis.Script, keys []string, args ...any) ([]string, error) {
-	reply, err := do(ctx, s, s.opts.Timeout, func(ctx context.Context) ([]string, error) {
-		return script.Run(ctx, s.client, keys, args...).StringSlice()
-	})
-	switch {
-	case err != nil:
-		return nil, err
-	case len(reply) == 0:
-		return nil, errors.New("empty answer of a script")
-	case reply[0] == "damaged":
-		return nil, fmt.Errorf("%w: %s", ErrDamaged, strings.Join(reply[1:], " "))
-	case reply[0] == "conflict":
-		return nil, store.ErrConflict
-	}
-	return reply, nil
-}
-
 // Apply implements [store.Writer]. Redis decides how durable a commit is: with
 // its usual settings the last second of commits may be lost with the server.
 func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
@@ -71,6 +37,7 @@ func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	if err != nil {
 		return "", s.wrap("change", err)
 	}
+	s.warn(ctx)
 	return rev, nil
 }
 
@@ -96,7 +63,7 @@ func (s *Store) apply(ctx context.Context, c store.Change) (store.Rev, error) {
 		args = append(args, fieldOf(it), valueOf(it))
 	}
 	m := s.history.mark()
-	return s.committed(m)(s.run(ctx, patchScript, []string{s.data, s.sorted}, args...))
+	return s.committed(m)(s.run(ctx, s.command(patchScript), []string{s.data, s.sorted}, args...))
 }
 
 // commitArgs are the first arguments of the scripts that commit.
@@ -159,7 +126,7 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 			// happen is a new revision of an equal content.
 			differs = "*"
 		}
-		reply, err := s.run(ctx, fullScript, []string{s.data, s.sorted, stage},
+		reply, err := s.run(ctx, s.command(fullScript), []string{s.data, s.sorted, stage},
 			append(s.commitArgs(c.Base), digest, len(items), differs)...)
 		if err == nil && reply[0] == "again" {
 			continue

@@ -53,6 +53,7 @@ func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, erro
 	if err != nil {
 		return store.Snapshot{}, s.wrap("load", err)
 	}
+	s.warn(ctx)
 	return snap, nil
 }
 
@@ -111,7 +112,7 @@ type head struct {
 }
 
 func (s *Store) ask(ctx context.Context, from position) (head, error) {
-	reply, err := s.run(ctx, sinceScript, []string{s.data, s.sorted}, from.seq, from.nonce, deltaMax)
+	reply, err := s.run(ctx, s.query(sinceScript), []string{s.data, s.sorted}, from.seq, from.nonce, deltaMax)
 	if err != nil {
 		return head{}, err
 	}

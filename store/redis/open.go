@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -43,6 +45,10 @@ type Options struct {
 	// not use them: its client has its own.
 	Username, Password string
 
+	// Logger, if not nil, gets a warning if the server may evict the flags. To find
+	// out takes one INFO; a server that forbids it is not warned of.
+	Logger *slog.Logger
+
 	// TLS, if not nil, is how Open's connections are encrypted: another certificate
 	// authority, a certificate for a server that asks for one. It needs a URL with
 	// TLS, as rediss://. Open uses a clone. [New] does not use it.
@@ -69,16 +75,19 @@ func (o *Options) withDefaults() Options {
 // A Store is a [store.DataStore] and [store.Watcher] in Redis. Its methods are
 // safe for concurrent use. Any number of handles may write to one place.
 type Store struct {
-	client  goredis.UniversalClient
-	owned   bool     // Close closes client
-	reload  func()   // has client look where its servers are
-	secrets []string // each followed by what stands for it
-	opts    Options
-	data    string // key of the hash
-	sorted  string // key of the sorted set
-	stage   string // keys of staged hashes start so
-	topic   string // channel
-	history history
+	client     goredis.UniversalClient
+	owned      bool     // Close closes client
+	reload     func()   // has client look where its servers are
+	secrets    []string // each followed by what stands for it
+	opts       Options
+	data       string // key of the hash
+	sorted     string // key of the sorted set
+	stage      string // keys of staged hashes start so
+	topic      string // channel
+	beat       string // key of the heartbeat
+	history    history
+	noReadOnly atomic.Bool // the server has no read-only scripts
+	warned     atomic.Bool // of what may be evicted, or there is nothing to warn of
 
 	quiet  time.Duration // Watch asks for a sign of life after this
 	silent time.Duration // and gives up after this
@@ -89,8 +98,10 @@ type Store struct {
 }
 
 var (
-	_ store.DataStore = (*Store)(nil)
-	_ store.Watcher   = (*Store)(nil)
+	_ store.DataStore       = (*Store)(nil)
+	_ store.Watcher         = (*Store)(nil)
+	_ store.HeartbeatWriter = (*Store)(nil)
+	_ store.HeartbeatReader = (*Store)(nil)
 )
 
 // Open returns a store on the servers that rawURL names:
@@ -187,6 +198,7 @@ func newStore(opts Options) *Store {
 		sorted: name + ":z",
 		stage:  name + ":stage:",
 		topic:  name + ":c",
+		beat:   name + ":h",
 		quiet:  3 * time.Second,
 		silent: 8 * time.Second,
 	}
@@ -285,12 +297,36 @@ func (s *Store) explain(err error) error {
 		return err
 	}
 	if strings.Contains(err.Error(), "WRONGTYPE") {
-		return fmt.Errorf("one of the keys %s and %s has the wrong type, something else uses it: %w", s.data, s.sorted, err)
+		return fmt.Errorf("one of the keys %s, %s and %s has the wrong type, something else uses it: %w", s.data, s.sorted, s.beat, err)
+	}
+	if why := reason(err); why != "" {
+		err = fmt.Errorf("%s: %w", why, err)
 	}
 	if clean := strings.NewReplacer(s.secrets...).Replace(err.Error()); clean != err.Error() {
 		return errors.New(clean)
 	}
 	return err
+}
+
+// reason puts an error of the server in the words of whoever has to mend it.
+func reason(err error) string {
+	switch {
+	case goredis.IsReadOnlyError(err):
+		return "the address is that of a replica, which takes no changes"
+	case goredis.IsOOMError(err):
+		return "the server is out of memory and wrote nothing (maxmemory)"
+	case goredis.IsLoadingError(err):
+		return "the server has just started and is reading its data"
+	case goredis.IsMasterDownError(err):
+		return "the address is that of a replica without a master"
+	case goredis.IsClusterDownError(err):
+		return "the cluster does not work"
+	case goredis.IsPermissionError(err):
+		return "the user lacks a permission"
+	case goredis.IsAuthError(err):
+		return "the server refuses the login"
+	}
+	return ""
 }
 
 func (s *Store) wrap(what string, err error) error {
