@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -214,3 +215,6 @@ func addrs(servers []*Server) []string {
 	}
 	return all
 }
+
+// Sentinels returns the Sentinels themselves.
+func (r *Sentinels) Sentinels() []*Server { return slices.Clone(r.sentinels) }
