@@ -117,6 +117,7 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 		if stage == "" {
 			stage = s.stage + randomHex()
 			if err := s.upload(ctx, stage, items); err != nil {
+				s.discard(ctx, stage)
 				return "", err
 			}
 		}
@@ -132,6 +133,7 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 			continue
 		}
 		if err == nil && reply[0] == "incomplete" {
+			s.discard(ctx, stage)
 			return "", errors.New("the staged content expired or was evicted before it was complete")
 		}
 		return s.committed(m)(reply, err)
@@ -178,10 +180,18 @@ func (s *Store) upload(ctx context.Context, stage string, items []store.Item) er
 			})
 		})
 		if err != nil {
-			return err // the part that is up expires
+			return err
 		}
 	}
 	return nil
+}
+
+// discard removes what was staged for nothing, which matters to a server that is
+// out of memory. If that fails, it expires.
+func (s *Store) discard(ctx context.Context, stage string) {
+	_, _ = do(context.WithoutCancel(ctx), s, s.opts.Timeout, func(ctx context.Context) (int64, error) {
+		return s.client.Unlink(ctx, stage).Result()
+	})
 }
 
 // dedupe returns the items of a full change, sorted: of each key the one with
