@@ -17,9 +17,9 @@ import (
 // The rules that doc.go gives to operators, for the environment "prod".
 const (
 	readerRules = `resetchannels &{flagstead:prod}:c %R~{flagstead:prod}:* -@all ` +
-		`+evalsha_ro +eval_ro +hlen +hget +hmget +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping`
+		`+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping`
 	syncerRules = `resetchannels &{flagstead:prod}:c ~{flagstead:prod}:* -@all ` +
-		`+evalsha_ro +eval_ro +hlen +hget +hmget +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping ` +
+		`+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping ` +
 		`+evalsha +eval +hset +hdel +zadd +rename +unlink +expire +pexpire +persist +publish`
 	clusterRules  = `+cluster|slots`
 	sentinelRules = `resetchannels &+switch-master &+replica-reconf-done resetkeys -@all ` +

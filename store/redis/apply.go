@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,8 +9,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -20,7 +24,10 @@ import (
 const (
 	// chunkSize is how much of a full change goes up in one command. Others get
 	// their turn between the chunks.
-	chunkSize = 256 << 10
+	chunkSize = 128 << 10
+
+	// inFlight is how many chunks are on their way at once, in both directions.
+	inFlight = 2
 
 	// stageLife is how long a staged hash outlives its last chunk.
 	stageLife = time.Minute
@@ -162,28 +169,64 @@ func (s *Store) compare(ctx context.Context, items []store.Item, digest string, 
 	return snap.Rev, snap.Rev != "" && digestOf(dedupe(snap.Items)) == digest, nil
 }
 
+// upload stages items. While the server takes one chunk, the next one is made.
 func (s *Store) upload(ctx context.Context, stage string, items []store.Item) error {
-	for len(items) > 0 {
-		var pairs []any
-		size := 0
-		for len(items) > 0 && (size == 0 || size+len(items[0].Data) <= chunkSize) {
-			it := items[0]
-			pairs = append(pairs, fieldOf(it), valueOf(it))
-			size += len(it.Key) + len(it.Data) + 1
-			items = items[1:]
-		}
-		_, err := do(ctx, s, s.opts.Timeout, func(ctx context.Context) ([]goredis.Cmder, error) {
-			return s.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
-				p.HSet(ctx, stage, pairs...)
-				p.Expire(ctx, stage, stageLife)
-				return nil
-			})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	chunks := make(chan []store.Item)
+	var workers sync.WaitGroup
+	for range inFlight {
+		workers.Go(func() {
+			var buf []byte
+			for chunk := range chunks {
+				var err error
+				if buf, err = s.uploadChunk(ctx, stage, chunk, buf); err != nil {
+					cancel(err)
+					buf = nil // the client may still be reading it
+				}
+			}
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	for len(items) > 0 && ctx.Err() == nil {
+		n, size := 0, 0
+		for n < len(items) && (n == 0 || size+len(items[n].Data) <= chunkSize) {
+			size += len(items[n].Key) + len(items[n].Data)
+			n++
+		}
+		select {
+		case chunks <- items[:n]:
+		case <-ctx.Done():
+		}
+		items = items[n:]
+	}
+	close(chunks)
+	workers.Wait()
+	return context.Cause(ctx)
+}
+
+// uploadChunk sends one chunk, put together in buf, which it returns.
+func (s *Store) uploadChunk(ctx context.Context, stage string, items []store.Item, buf []byte) ([]byte, error) {
+	size := 0
+	for _, it := range items {
+		size += 2*maxPrefix + len(it.Key) + len(it.Data)
+	}
+	buf = slices.Grow(buf[:0], size) // must not move from here on
+	pairs := make([]any, 0, 2*len(items))
+	for _, it := range items {
+		from := len(buf)
+		buf = appendField(buf, it)
+		field := buf[from:]
+		buf = appendValue(buf, it)
+		pairs = append(pairs, field, buf[from+len(field):])
+	}
+	_, err := do(ctx, s, s.opts.Timeout, func(ctx context.Context) ([]goredis.Cmder, error) {
+		return s.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
+			p.HSet(ctx, stage, pairs...)
+			p.Expire(ctx, stage, stageLife)
+			return nil
+		})
+	})
+	return buf, err
 }
 
 // discard removes what was staged for nothing, which matters to a server that is
@@ -197,33 +240,60 @@ func (s *Store) discard(ctx context.Context, stage string) {
 // dedupe returns the items of a full change, sorted: of each key the one with
 // the largest version, of equal versions the last.
 func dedupe(items []store.Item) []store.Item {
-	at := make(map[store.ID]int, len(items))
-	out := make([]store.Item, 0, len(items))
-	for _, it := range items {
-		i, ok := at[it.ID()]
-		switch {
-		case !ok:
-			at[it.ID()] = len(out)
-			out = append(out, it)
-		case it.Version >= out[i].Version:
-			out[i] = it
-		}
+	order := make([]int32, len(items)) // cheaper to move than items
+	for i := range order {
+		order[i] = int32(i)
 	}
-	slices.SortFunc(out, func(a, b store.Item) int {
+	slices.SortFunc(order, func(i, j int32) int {
+		a, b := &items[i], &items[j]
 		if a.Kind != b.Kind {
-			return int(a.Kind) - int(b.Kind)
+			return cmp.Compare(a.Kind, b.Kind)
 		}
-		return strings.Compare(a.Key, b.Key)
+		return cmp.Or(strings.Compare(a.Key, b.Key), cmp.Compare(a.Version, b.Version), cmp.Compare(i, j))
 	})
+	out := make([]store.Item, 0, len(items))
+	for _, i := range order {
+		if n := len(out); n > 0 && out[n-1].ID() == items[i].ID() {
+			out[n-1] = items[i]
+			continue
+		}
+		out = append(out, items[i])
+	}
 	return out
 }
 
-// digestOf names a content. Lengths go first, so that no two contents run
-// together into the same bytes.
+// digestPart is how many items go into one part of a digest. It is part of what a
+// digest is: another number makes other digests of the same content.
+const digestPart = 1000
+
+// digestOf names a content: it is the hash of the hashes of its parts, which can
+// be worked out side by side.
 func digestOf(sorted []store.Item) string {
+	parts := slices.Collect(slices.Chunk(sorted, digestPart))
+	sums := make([][sha256.Size]byte, len(parts))
+	next := atomic.Int32{}
+	var workers sync.WaitGroup
+	for range min(len(parts), runtime.GOMAXPROCS(0)) {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; int(i) < len(parts); i = next.Add(1) - 1 {
+				sums[i] = partDigest(parts[i])
+			}
+		})
+	}
+	workers.Wait()
+	h := sha256.New()
+	for i := range sums {
+		h.Write(sums[i][:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// partDigest hashes items. Lengths go first, so that no two contents run together
+// into the same bytes.
+func partDigest(items []store.Item) (sum [sha256.Size]byte) {
 	h := sha256.New()
 	var b []byte
-	for _, it := range sorted {
+	for _, it := range items {
 		archived := byte(0)
 		if it.Archived {
 			archived = 1
@@ -236,7 +306,8 @@ func digestOf(sorted []store.Item) string {
 		h.Write(b)
 		h.Write(it.Data)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	h.Sum(sum[:0])
+	return sum
 }
 
 // randomHex returns 64 random bits: the nonce of a commit, or a name that nobody

@@ -49,12 +49,12 @@
 // eval_ro, and ~ instead of %R~. A user who reads the environment "prod":
 //
 //	resetchannels &{flagstead:prod}:c %R~{flagstead:prod}:* -@all
-//	+evalsha_ro +eval_ro +hlen +hget +hmget +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping
+//	+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping
 //
 // can load, watch and read heartbeats, and write nothing. A syncer's:
 //
 //	resetchannels &{flagstead:prod}:c ~{flagstead:prod}:* -@all
-//	+evalsha_ro +eval_ro +hlen +hget +hmget +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping
+//	+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping
 //	+evalsha +eval +hset +hdel +zadd +rename +unlink +expire +pexpire +persist +publish
 //
 // Both need +select for a database other than 0, +client|setname for client_name,

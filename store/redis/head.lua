@@ -38,9 +38,9 @@ end
 -- that they can.
 local function log(d)
 	local all = redis.call('HGET', d, '$log') or ''
-	local past, counted = string.match(all, '^([^|]*)|(.*)$')
-	if not past then return '', all end
-	return past, counted
+	local bar = string.find(all, '|', 1, true)
+	if not bar then return '', all end
+	return string.sub(all, 1, bar - 1), string.sub(all, bar + 1)
 end
 
 -- remember returns what to keep of both.

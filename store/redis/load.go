@@ -140,45 +140,6 @@ func (s *Store) ask(ctx context.Context, from position) (head, error) {
 	return h, nil
 }
 
-// loadAll takes items and meta data from one reply, which is one state, and
-// returns where it stands and the nonces before that.
-func (s *Store) loadAll(ctx context.Context) (snap store.Snapshot, at position, before string, err error) {
-	all, err := do(ctx, s, 5*s.opts.Timeout, func(ctx context.Context) (map[string]string, error) {
-		return s.client.HGetAll(ctx, s.data).Result()
-	})
-	if err != nil || len(all) == 0 {
-		return snap, at, "", err
-	}
-	rev := store.Rev(all["$seq"] + "-" + all["$nonce"])
-	at, ok := parseRev(rev)
-	log, hasLog := all["$log"]
-	_, hasSize := all["$z"]
-	n, err := strconv.Atoi(all["$n"])
-	if !ok || !hasLog || !hasSize || err != nil {
-		return snap, at, "", fmt.Errorf("%w: items without their meta data", ErrDamaged)
-	}
-	items := make([]store.Item, 0, n)
-	for field, value := range all {
-		switch field {
-		case "$seq", "$nonce", "$log", "$n", "$z", "$digest":
-			continue
-		}
-		it, err := parseItem(field, value)
-		if err != nil {
-			return snap, at, "", err
-		}
-		items = append(items, it)
-	}
-	if len(items) != n {
-		return snap, at, "", fmt.Errorf("%w: %d items instead of %d", ErrDamaged, len(items), n)
-	}
-	before = strings.Replace(log, "|", "", 1)
-	if len(before)%nonceSize != 0 || int64(len(before)) >= at.seq*nonceSize {
-		return snap, at, "", fmt.Errorf("%w: cannot read the log of commits", ErrDamaged)
-	}
-	return store.Snapshot{Rev: rev, Items: items}, at, before, nil
-}
-
 func parseItems(pairs []string) ([]store.Item, error) {
 	var items []store.Item
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -202,37 +163,42 @@ func parseItem(field, value string) (store.Item, error) {
 		return it, unreadable(field)
 	}
 	it.Key = field[2:]
-	parts := strings.SplitN(value, "|", 3) // Data may have any bytes, also "|"
-	if len(parts) != 3 || it.Key == "" || parts[1] != "0" && parts[1] != "1" {
+	version, rest, _ := strings.Cut(value, "|")
+	archived, data, ok := strings.Cut(rest, "|") // Data may have any bytes, also "|"
+	if !ok || it.Key == "" || archived != "0" && archived != "1" {
 		return it, unreadable(field)
 	}
-	v, err := strconv.ParseInt(parts[0], 10, 64)
+	v, err := strconv.ParseInt(version, 10, 64)
 	if err != nil {
 		return it, unreadable(field)
 	}
-	it.Version, it.Archived, it.Data = v, parts[1] == "1", []byte(parts[2])
+	it.Version, it.Archived, it.Data = v, archived == "1", []byte(data)
 	return it, nil
 }
 
-func fieldOf(it store.Item) string {
+// maxPrefix is how long what stands before a key or before data can be.
+const maxPrefix = 24
+
+func appendField(b []byte, it store.Item) []byte {
 	if it.Kind == store.Segment {
-		return "s:" + it.Key
+		return append(append(b, "s:"...), it.Key...)
 	}
-	return "f:" + it.Key
+	return append(append(b, "f:"...), it.Key...)
 }
 
-func valueOf(it store.Item) string {
-	var b strings.Builder
-	b.Grow(len(it.Data) + 20)
-	b.WriteString(strconv.FormatInt(it.Version, 10))
+func appendValue(b []byte, it store.Item) []byte {
+	b = strconv.AppendInt(b, it.Version, 10)
 	if it.Archived {
-		b.WriteString("|1|")
+		b = append(b, "|1|"...)
 	} else {
-		b.WriteString("|0|")
+		b = append(b, "|0|"...)
 	}
-	b.Write(it.Data)
-	return b.String()
+	return append(b, it.Data...)
 }
+
+func fieldOf(it store.Item) string { return string(appendField(nil, it)) }
+
+func valueOf(it store.Item) string { return string(appendValue(nil, it)) }
 
 func unreadable(field string) error {
 	return fmt.Errorf("%w: cannot read the item %.80q", ErrDamaged, field)
