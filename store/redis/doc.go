@@ -24,7 +24,10 @@
 // Everything is in one hash because one command then reads a consistent state,
 // because a server that evicts takes all of it, which is noticed, and because
 // RENAME replaces all of it at once. Redis must not evict these keys:
-// maxmemory-policy should be noeviction or one of the volatile-* policies.
+// maxmemory-policy should be noeviction or one of the volatile-* policies. More
+// than a thousand items are written and loaded in parts, between which other
+// clients have their turn: each part says which revision it is of, and only parts
+// of one revision make a state.
 //
 // A revision is "seq-nonce", and every commit has a random nonce of its own. A
 // server that was flushed, replaced or rolled back counts the same seqs again
@@ -37,7 +40,9 @@
 // Replication is asynchronous: the master that takes over may lack the last
 // commits, even if they were acknowledged. A handle that has shown them, or made
 // them, does not go back (see [Store.Load]): a reader keeps what it has, and a
-// syncer writes the whole state again, which everybody follows. With
+// syncer writes the whole state again, which everybody follows. So does what a
+// server was given on purpose, from a backup: readers that saw more follow after
+// the next commit, or when they are started again. With
 // min-replicas-to-write Redis loses less. What Sentinel replaces on request
 // (SENTINEL FAILOVER) goes on as a master for up to ten seconds; clients are told
 // at once and leave it, but what it took meanwhile is lost.

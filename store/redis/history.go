@@ -15,8 +15,8 @@ const (
 	boxMessages = 256
 	boxBytes    = 1 << 20
 
-	// boxLife is how long a message answers a Load. Later ones go to the server:
-	// nobody who reads seldom gets what was new once.
+	// boxLife is how long a message answers a Load, and how long messages do so
+	// without the server being asked.
 	boxLife = time.Second
 
 	// deafAfter is how long a commit that a Load found may go without a message.
@@ -46,6 +46,7 @@ type history struct {
 	anchored bool
 	chain    []message // each based on the one before, the last one at top
 	bytes    int       // in chain
+	alone    time.Time // since when messages alone have answered, if they have
 
 	// A commit that a Load found is owed a message, if the subscription is older.
 	watchers int
@@ -134,6 +135,7 @@ func (h *history) trim() {
 func (h *history) loaded(m mark, p position, before string, joins bool, since position) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.alone = time.Time{}
 	watched := h.watchers > 0 && m.sub == h.sub
 	defer func() {
 		if watched {
@@ -250,11 +252,17 @@ func (h *history) answer(since position) (store.Snapshot, bool) {
 	if !h.anchored || n == 0 || time.Since(h.chain[n-1].came) > boxLife {
 		return store.Snapshot{}, false
 	}
+	if !h.alone.IsZero() && time.Since(h.alone) > boxLife {
+		return store.Snapshot{}, false // no stream of messages keeps a reader from the truth
+	}
 	for i := range h.chain {
 		if h.chain[i].base != since {
 			continue
 		}
 		h.shown = h.top
+		if h.alone.IsZero() {
+			h.alone = time.Now()
+		}
 		return store.Snapshot{Rev: h.at(h.top).rev(), Delta: true, Items: merged(h.chain[i:])}, true
 	}
 	return store.Snapshot{}, false

@@ -205,6 +205,31 @@ func TestMailboxIsBounded(t *testing.T) {
 	})
 }
 
+// A reader that gets one message after the other asks the server all the same.
+func TestMessagesDoNotReplaceTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(history)
+		asked := 0
+		ask := func(n int64) {
+			asked++
+			if err := h.loaded(h.mark(), at(n, "a"), "", false, position{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask(1)
+		for n := range int64(1000) { // ten seconds
+			<-time.After(10 * time.Millisecond)
+			h.message(said(at(n+1, "a"), at(n+2, "a"), flag("a", n, "1")))
+			if _, ok := h.answer(at(n+1, "a")); !ok {
+				ask(n + 2)
+			}
+		}
+		if asked < 9 || asked > 11 {
+			t.Errorf("asked the server %d times in ten seconds", asked)
+		}
+	})
+}
+
 // calls returns how often the server ran commands of a name.
 func calls(t testing.TB, srv *redistest.Server, names ...string) (n int) {
 	t.Helper()
