@@ -9,15 +9,15 @@
 
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-local old = redis.call('HMGET', KEYS[1], 'confirmed', 'written', 'writer')
+local old = redis.call('HMGET', KEYS[1], 'confirmed', 'written', 'writer', 'source')
 local was, written = tonumber(old[1] or ''), tonumber(old[2] or '') or 0
 local confirmed = tonumber(ARGV[1])
 if confirmed then confirmed = now - confirmed end
 
-if was and was <= now then
-	local alive = now - written < tonumber(ARGV[4]) and written <= now
-	local later = not confirmed or was > confirmed
-	if alive and old[3] ~= ARGV[3] and later then return {'ok'} end
+if not was or was <= now then
+	local alive = old[4] ~= 'off' and now - written < tonumber(ARGV[4]) and written <= now
+	local later = was and (not confirmed or was > confirmed)
+	if alive and old[3] ~= ARGV[3] and (later or ARGV[2] == 'off') then return {'ok'} end
 	if later then confirmed = was end
 end
 local function text(n) return n and string.format('%.0f', n) or '' end
