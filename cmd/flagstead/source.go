@@ -264,7 +264,7 @@ func openStore(con *console, text string, readOnly bool) (store.DataStore, error
 		return nil, fmt.Errorf("store URL: %w; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json", badURL(err))
 	}
 	switch u.Scheme {
-	case "redis", "rediss":
+	case "redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster":
 		return redis.Open(text, nil)
 	case "bolt", "file":
 		path, err := storePath(u)

@@ -2,11 +2,45 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"syscall"
+	"time"
 )
 
 type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// newDialer returns a dialer whose connections end with closed. A config makes it
+// speak TLS.
+func newDialer(closed context.Context, config *tls.Config) dialer {
+	d := &net.Dialer{
+		Timeout:         dialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
+	}
+	plain := tracked(closed, d.DialContext)
+	if config == nil {
+		return plain
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*dialTimeout)
+		defer cancel()
+		raw, err := plain(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		own := config
+		if own.ServerName == "" {
+			own = config.Clone()
+			own.ServerName, _, _ = net.SplitHostPort(addr)
+		}
+		c := tls.Client(raw, own)
+		if err := c.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, err
+		}
+		return c, nil
+	}
+}
 
 // tracked wraps dial so that the connections end with ctx. A closed client alone
 // leaves those open that are in their handshake, and with them whoever waits for

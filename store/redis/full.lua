@@ -5,7 +5,8 @@
 --       revision whose content is known to differ or '*'
 --
 -- Returns {'conflict', rev}, {'again', rev} (another revision than expected:
--- compare once more), {'incomplete'} (the staged hash expired) or {'ok', rev}.
+-- compare once more), {'incomplete'} (the staged hash expired) or
+-- {'ok', rev, rev before}.
 
 local d, z, stage = KEYS[1], KEYS[2], KEYS[3]
 local h = read(d)
@@ -16,19 +17,23 @@ end
 if ARGV[6] ~= '*' and ARGV[6] ~= h.rev then
 	if h.digest == ARGV[4] and not h.damaged then
 		redis.call('UNLINK', stage)
-		return {'ok', h.rev}
+		return {'ok', h.rev, h.rev}
 	end
 	return {'again', h.rev}
 end
 if redis.call('HLEN', stage) ~= tonumber(ARGV[5]) then return {'incomplete'} end
 
+local past, counted = log(d)
+if h.rev == '' then past, counted = '', '' end -- damaged, and counted anew
+local base = h.rev
+-- Nobody can count across a full change, but its past is known.
+past = past .. counted .. h.nonce
 advance(h, ARGV[2])
--- The log begins anew: nobody can count across a full change.
-redis.call('HSET', stage, '$seq', text(h.seq), '$nonce', h.nonce, '$log', '',
+redis.call('HSET', stage, '$seq', text(h.seq), '$nonce', h.nonce, '$log', remember(past, ''),
 	'$n', ARGV[5], '$z', '0', '$digest', ARGV[4])
 redis.call('PERSIST', stage)
 -- UNLINK frees the old content in the background; RENAME alone would do it here.
 redis.call('UNLINK', d, z)
 redis.call('RENAME', stage, d)
 announce(ARGV[3], h.rev)
-return {'ok', h.rev}
+return {'ok', h.rev, base}

@@ -33,9 +33,23 @@ local function read(d)
 	return h
 end
 
--- log returns the nonces of the commits before h that patches can count from,
--- the last one at the end.
-local function log(d) return redis.call('HGET', d, '$log') or '' end
+-- log returns nonces of the commits before h, the last one at the end: those that
+-- patches cannot count from, because a full change came after them, and those
+-- that they can.
+local function log(d)
+	local all = redis.call('HGET', d, '$log') or ''
+	local bar = string.find(all, '|', 1, true)
+	if not bar then return '', all end
+	return string.sub(all, 1, bar - 1), string.sub(all, bar + 1)
+end
+
+-- remember returns what to keep of both.
+local function remember(past, counted)
+	counted = string.sub(counted, -logLength * nonceSize)
+	local room = logLength * nonceSize - #counted
+	if room <= 0 then return '|' .. counted end
+	return string.sub(past, -room) .. '|' .. counted
+end
 
 -- conflicts reports whether a change on base must not be committed to h.
 local function conflicts(base, h)
@@ -54,4 +68,4 @@ end
 -- announce wakes the watchers. A user without permission for the channel can
 -- write all the same, since polling readers find out; and an error that came
 -- after the writes would look like a change that was not made.
-local function announce(channel, rev) redis.pcall('PUBLISH', channel, rev) end
+local function announce(channel, message) redis.pcall('PUBLISH', channel, message) end

@@ -16,9 +16,15 @@ const deltaMax = 1000
 // nonceSize is how long the random part of a revision is.
 const nonceSize = 16
 
-// A position is a revision taken apart.
+// A position is a revision taken apart. The zero position is that of an empty
+// place.
 type position struct {
-	seq, nonce string
+	seq   int64
+	nonce string
+}
+
+func (p position) rev() store.Rev {
+	return store.Rev(strconv.FormatInt(p.seq, 10) + "-" + p.nonce)
 }
 
 // parseRev takes a revision apart. Only the form that the scripts write is
@@ -32,88 +38,106 @@ func parseRev(rev store.Rev) (position, bool) {
 	if err != nil || n <= 0 || strconv.FormatInt(n, 10) != seq {
 		return position{}, false
 	}
-	return position{seq, nonce}, true
+	return position{n, nonce}, true
 }
 
-// Load implements [store.Reader].
+// Load implements [store.Reader]. While a Watch runs, the small changes that it
+// was told of answer a Load without a trip to the server, at most one second old.
+//
+// A server that goes back to an earlier state of the same content, by a failover
+// to a replica that lagged or from a backup, is not followed: Load returns a
+// [store.ErrDamaged] that says so until the server moves on, if this handle has
+// shown a later state. A full change by somebody who knows better is such a move.
 func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
 	snap, err := s.load(ctx, since)
 	if err != nil {
 		return store.Snapshot{}, s.wrap("load", err)
 	}
+	s.warn(ctx)
 	return snap, nil
 }
 
 func (s *Store) load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
-	if from, ok := parseRev(since); ok {
-		h, err := s.ask(ctx, from)
-		switch {
-		case err != nil:
-			return store.Snapshot{}, err
-		case h.state == "empty":
-			return store.Snapshot{}, nil
-		case h.state == "current" || h.state == "delta":
-			items, err := parseItems(h.items)
-			return store.Snapshot{Rev: h.rev, Delta: true, Items: items}, err
-		}
+	if err := s.usable(ctx); err != nil {
+		return store.Snapshot{}, err
 	}
-	return s.loadAll(ctx)
+	from, ok := parseRev(since)
+	if !ok {
+		return s.loadShown(ctx, s.history.mark())
+	}
+	if snap, ok := s.history.answer(from); ok {
+		return snap, nil
+	}
+	m := s.history.mark()
+	h, err := s.ask(ctx, from)
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	switch h.state {
+	case "empty":
+		return store.Snapshot{}, s.history.loaded(m, position{}, "", false, from)
+	case "current", "delta":
+		if err := s.history.loaded(m, h.at, h.between, h.state == "delta", from); err != nil {
+			return store.Snapshot{}, err
+		}
+		items, err := parseItems(h.items)
+		return store.Snapshot{Rev: h.at.rev(), Delta: true, Items: items}, err
+	}
+	if err := s.history.check(m, h.at); err != nil {
+		return store.Snapshot{}, err // without loading what is not shown
+	}
+	return s.loadShown(ctx, m)
+}
+
+// loadShown loads everything for a caller, who may not have seen more already.
+func (s *Store) loadShown(ctx context.Context, m mark) (store.Snapshot, error) {
+	snap, at, before, err := s.loadAll(ctx)
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	if err := s.history.loaded(m, at, before, false, position{}); err != nil {
+		return store.Snapshot{}, err
+	}
+	return snap, nil
 }
 
 // A head is the answer of since.lua.
 type head struct {
-	state  string
-	rev    store.Rev
-	n      int
-	digest string
-	items  []string // field, value, ...
+	state   string
+	at      position
+	n       int
+	digest  string
+	between string   // nonces of the commits between
+	items   []string // field, value, ...
 }
 
 func (s *Store) ask(ctx context.Context, from position) (head, error) {
-	reply, err := s.run(ctx, sinceScript, []string{s.data, s.sorted}, from.seq, from.nonce, deltaMax)
+	reply, err := s.run(ctx, s.query(sinceScript), []string{s.data, s.sorted}, from.seq, from.nonce, deltaMax)
 	if err != nil {
 		return head{}, err
 	}
 	h := head{state: reply[0]}
-	if len(reply) >= 4 {
-		h.rev, h.digest, h.items = store.Rev(reply[1]), reply[3], reply[4:]
-		h.n, err = strconv.Atoi(reply[2])
+	if h.state == "empty" {
+		return h, nil
 	}
-	return h, err
-}
-
-// loadAll takes items and meta data from one reply, which is one state.
-func (s *Store) loadAll(ctx context.Context) (store.Snapshot, error) {
-	all, err := do(ctx, s, 5*s.opts.Timeout, func(ctx context.Context) (map[string]string, error) {
-		return s.client.HGetAll(ctx, s.data).Result()
-	})
-	if err != nil || len(all) == 0 {
-		return store.Snapshot{}, err
+	if len(reply) < 4 || h.state == "delta" && len(reply) < 5 {
+		return head{}, fmt.Errorf("unexpected answer %.80q of a script", reply)
 	}
-	rev := store.Rev(all["$seq"] + "-" + all["$nonce"])
-	_, ok := parseRev(rev)
-	_, hasLog := all["$log"]
-	_, hasSize := all["$z"]
-	n, err := strconv.Atoi(all["$n"])
-	if !ok || !hasLog || !hasSize || err != nil {
-		return store.Snapshot{}, fmt.Errorf("%w: items without their meta data", ErrDamaged)
+	var ok bool
+	if h.at, ok = parseRev(store.Rev(reply[1])); !ok {
+		return head{}, fmt.Errorf("%w: %.80q is no revision", ErrDamaged, reply[1])
 	}
-	items := make([]store.Item, 0, n)
-	for field, value := range all {
-		switch field {
-		case "$seq", "$nonce", "$log", "$n", "$z", "$digest":
-			continue
+	if h.n, err = strconv.Atoi(reply[2]); err != nil {
+		return head{}, err
+	}
+	h.digest = reply[3]
+	if h.state == "delta" {
+		h.between, h.items = reply[4], reply[5:]
+		if int64(len(h.between)) != (h.at.seq-from.seq-1)*nonceSize {
+			return head{}, fmt.Errorf("%w: the log of commits has a hole", ErrDamaged)
 		}
-		it, err := parseItem(field, value)
-		if err != nil {
-			return store.Snapshot{}, err
-		}
-		items = append(items, it)
 	}
-	if len(items) != n {
-		return store.Snapshot{}, fmt.Errorf("%w: %d items instead of %d", ErrDamaged, len(items), n)
-	}
-	return store.Snapshot{Rev: rev, Items: items}, nil
+	return h, nil
 }
 
 func parseItems(pairs []string) ([]store.Item, error) {
@@ -139,37 +163,42 @@ func parseItem(field, value string) (store.Item, error) {
 		return it, unreadable(field)
 	}
 	it.Key = field[2:]
-	parts := strings.SplitN(value, "|", 3) // Data may have any bytes, also "|"
-	if len(parts) != 3 || it.Key == "" || parts[1] != "0" && parts[1] != "1" {
+	version, rest, _ := strings.Cut(value, "|")
+	archived, data, ok := strings.Cut(rest, "|") // Data may have any bytes, also "|"
+	if !ok || it.Key == "" || archived != "0" && archived != "1" {
 		return it, unreadable(field)
 	}
-	v, err := strconv.ParseInt(parts[0], 10, 64)
+	v, err := strconv.ParseInt(version, 10, 64)
 	if err != nil {
 		return it, unreadable(field)
 	}
-	it.Version, it.Archived, it.Data = v, parts[1] == "1", []byte(parts[2])
+	it.Version, it.Archived, it.Data = v, archived == "1", []byte(data)
 	return it, nil
 }
 
-func fieldOf(it store.Item) string {
+// maxPrefix is how long what stands before a key or before data can be.
+const maxPrefix = 24
+
+func appendField(b []byte, it store.Item) []byte {
 	if it.Kind == store.Segment {
-		return "s:" + it.Key
+		return append(append(b, "s:"...), it.Key...)
 	}
-	return "f:" + it.Key
+	return append(append(b, "f:"...), it.Key...)
 }
 
-func valueOf(it store.Item) string {
-	var b strings.Builder
-	b.Grow(len(it.Data) + 20)
-	b.WriteString(strconv.FormatInt(it.Version, 10))
+func appendValue(b []byte, it store.Item) []byte {
+	b = strconv.AppendInt(b, it.Version, 10)
 	if it.Archived {
-		b.WriteString("|1|")
+		b = append(b, "|1|"...)
 	} else {
-		b.WriteString("|0|")
+		b = append(b, "|0|"...)
 	}
-	b.Write(it.Data)
-	return b.String()
+	return append(b, it.Data...)
 }
+
+func fieldOf(it store.Item) string { return string(appendField(nil, it)) }
+
+func valueOf(it store.Item) string { return string(appendValue(nil, it)) }
 
 func unreadable(field string) error {
 	return fmt.Errorf("%w: cannot read the item %.80q", ErrDamaged, field)

@@ -135,6 +135,68 @@ func TestNoTornReads(t *testing.T) {
 	readers.Wait()
 }
 
+// A big content is loaded in parts, and what comes of it is one state all the same.
+func TestPartsMakeOneState(t *testing.T) {
+	srv := redistest.Start(t)
+	set := func(n int64) (items []store.Item) {
+		for i := range partsFrom + partSize/2 {
+			items = append(items, flag(fmt.Sprint(i), n, fmt.Sprint(n)))
+		}
+		return items
+	}
+	writer := open(t, srv, "x")
+	apply(t, writer, true, set(1)...)
+	load(t, open(t, srv, "x"), "")
+	if parts, whole := calls(t, srv, "hkeys"), calls(t, srv, "hgetall"); parts != 1 || whole != 0 {
+		t.Fatalf("%d loads in parts, %d in one", parts, whole)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var readers sync.WaitGroup
+	for range 2 {
+		s := open(t, srv, "x")
+		readers.Go(func() {
+			var last int64
+			for ctx.Err() == nil {
+				snap, err := s.Load(ctx, "")
+				if err != nil {
+					if ctx.Err() == nil {
+						t.Error(err)
+					}
+					return
+				}
+				n := snap.Items[0].Version
+				for _, it := range snap.Items {
+					if it.Version != n || string(it.Data) != fmt.Sprint(n) {
+						t.Errorf("torn: version %d and %d", n, it.Version)
+						return
+					}
+				}
+				if n < last || len(snap.Items) != partsFrom+partSize/2 {
+					t.Errorf("version %d after %d, %d items", n, last, len(snap.Items))
+				}
+				last = n
+			}
+		})
+	}
+	for n := range int64(60) {
+		apply(t, writer, n%2 == 0, set(n+2)...)
+	}
+	cancel()
+	readers.Wait()
+	if whole := calls(t, srv, "hgetall"); whole == 0 {
+		t.Error("no load was ever overtaken, which proves nothing")
+	}
+
+	// A part that is missing or cannot be read.
+	raw := rawClient(t, srv)
+	raw.HSet(bounded(t), writer.data, "f:700", "garbage")
+	_, err := writer.Load(bounded(t), "")
+	wantErr(t, err, ErrDamaged, "f:700")
+	raw.HDel(bounded(t), writer.data, "f:700")
+	_, err = writer.Load(bounded(t), "")
+	wantErr(t, err, ErrDamaged, "items instead of")
+}
+
 // With Base as the only lock no increment gets lost.
 func TestBaseSerializes(t *testing.T) {
 	env := newEnv()

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -112,3 +115,56 @@ func wantErr(t testing.TB, err, is error, text ...string) {
 		}
 	}
 }
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// A lever passes connections on, each new one to where it points.
+type lever struct {
+	addr   string
+	target atomic.Pointer[string]
+}
+
+func newLever(t testing.TB, target string) *lever {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &lever{addr: l.Addr().String()}
+	s.to(target)
+	ctx, cancel := context.WithCancel(context.Background())
+	var open sync.WaitGroup
+	open.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open.Go(func() {
+				defer in.Close()
+				out, err := net.Dial("tcp", *s.target.Load())
+				if err != nil {
+					return
+				}
+				defer out.Close()
+				defer context.AfterFunc(ctx, func() { in.Close(); out.Close() })()
+				open.Go(func() { io.Copy(out, in); out.Close() })
+				io.Copy(in, out)
+			})
+		}
+	})
+	t.Cleanup(func() { cancel(); l.Close(); open.Wait() })
+	return s
+}
+
+// to points the lever elsewhere. What is connected stays.
+func (s *lever) to(target string) { s.target.Store(&target) }

@@ -1,17 +1,18 @@
 package redis
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/url"
-	"strconv"
+	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/flagstead/flagstead/store"
 )
@@ -39,6 +40,19 @@ type Options struct {
 	// Timeout bounds one command, and five times that bounds loading everything.
 	// Zero means 2 seconds.
 	Timeout time.Duration
+
+	// Username and Password, if not empty, win over those of the URL. [New] does
+	// not use them: its client has its own.
+	Username, Password string
+
+	// Logger, if not nil, gets a warning if the server may evict the flags. To find
+	// out takes one INFO; a server that forbids it is not warned of.
+	Logger *slog.Logger
+
+	// TLS, if not nil, is how Open's connections are encrypted: another certificate
+	// authority, a certificate for a server that asks for one. It needs a URL with
+	// TLS, as rediss://. Open uses a clone. [New] does not use it.
+	TLS *tls.Config
 }
 
 func (o *Options) withDefaults() Options {
@@ -61,14 +75,19 @@ func (o *Options) withDefaults() Options {
 // A Store is a [store.DataStore] and [store.Watcher] in Redis. Its methods are
 // safe for concurrent use. Any number of handles may write to one place.
 type Store struct {
-	client goredis.UniversalClient
-	owned  bool // Close closes client
-	secret string
-	opts   Options
-	data   string // key of the hash
-	sorted string // key of the sorted set
-	stage  string // keys of staged hashes start so
-	topic  string // channel
+	client     goredis.UniversalClient
+	owned      bool     // Close closes client
+	reload     func()   // has client look where its servers are
+	secrets    []string // each followed by what stands for it
+	opts       Options
+	data       string // key of the hash
+	sorted     string // key of the sorted set
+	stage      string // keys of staged hashes start so
+	topic      string // channel
+	beat       string // key of the heartbeat
+	history    history
+	noReadOnly atomic.Bool // the server has no read-only scripts
+	warned     atomic.Bool // of what may be evicted, or there is nothing to warn of
 
 	quiet  time.Duration // Watch asks for a sign of life after this
 	silent time.Duration // and gives up after this
@@ -79,110 +98,107 @@ type Store struct {
 }
 
 var (
-	_ store.DataStore = (*Store)(nil)
-	_ store.Watcher   = (*Store)(nil)
+	_ store.DataStore       = (*Store)(nil)
+	_ store.Watcher         = (*Store)(nil)
+	_ store.HeartbeatWriter = (*Store)(nil)
+	_ store.HeartbeatReader = (*Store)(nil)
 )
 
-// Open returns a store on the server that rawURL names:
+// Open returns a store on the servers that rawURL names:
 //
 //	redis://user:password@host:6379/0?env=prod&prefix=flagstead
+//	redis+sentinel://user:password@host1:26379,host2:26379/0?master=mymaster
+//	redis+cluster://user:password@host1:6379,host2:6379
 //
-// rediss:// is the same with TLS. The parameters env and prefix win over o;
-// others are go-redis' own, but time limits and retries are the store's. Open
-// does not connect: only a URL that makes no sense is an error, a server that is
-// down is one of the calls that need it.
+// rediss://, rediss+sentinel:// and rediss+cluster:// are the same with TLS. User
+// and password are those of the data's servers. Sentinels and the nodes of a
+// cluster find each other: some of them are enough, of which one has to be up.
+// The parameters are
+//
+//	env, prefix               win over o
+//	master                    the name that the Sentinels know the master by
+//	sentinel_username, sentinel_password
+//	                          what the Sentinels themselves ask for
+//	ca                        file with the certificate authorities, PEM
+//	cert, key                 files with the client's certificate and key, PEM
+//	client_name               how CLIENT LIST names the connections
+//	protocol                  2 or 3, of the Redis protocol
+//	pool_size                 most connections, to each node of a cluster
+//
+// and any other is an error. Open does not connect: only a URL or a file that
+// makes no sense is an error, a server that is down is one of the calls that need
+// it.
 func Open(rawURL string, o *Options) (*Store, error) {
 	opts := o.withDefaults()
-	co, err := parseURL(rawURL, &opts)
+	t, err := parseURL(rawURL)
 	if err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
-	// Whoever calls decides about trying again. A retry down here would only
-	// hide for how long the server is gone.
-	co.MaxRetries = -1
-	co.DialerRetries = 1
-	co.DialTimeout = time.Second
-	co.ContextTimeoutEnabled = true
-	// The context of every command has the deadline.
-	co.ReadTimeout = 5 * opts.Timeout
-	co.WriteTimeout = 5 * opts.Timeout
-	co.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	config, err := t.tlsConfig(opts.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	opts.Prefix = cmp.Or(t.prefix, opts.Prefix)
+	opts.Env = cmp.Or(t.env, opts.Env)
+	t.username = cmp.Or(opts.Username, t.username)
+	t.password = cmp.Or(opts.Password, t.password)
+	opts.Password = "" // nothing prints it if nothing has it
 
-	s := newStore(nil, opts)
-	co.Dialer = tracked(s.closed, goredis.NewDialer(co))
-	s.client, s.owned, s.secret = goredis.NewClient(co), true, co.Password
+	s := newStore(opts)
+	s.use(newClient(s.closed, t, config, opts))
+	s.owned = true
+	s.hide(t.password, t.sentinelPassword)
 	return s, nil
 }
 
-// parseURL returns client options and puts env and prefix into opts. Its errors
-// quote nothing that may be part of a password, as for example what follows an
-// unescaped slash.
-func parseURL(rawURL string, opts *Options) (*goredis.Options, error) {
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		return nil, errors.New("bad URL (special characters in a password must be percent-encoded)")
-	}
-	if u.Scheme != "redis" && u.Scheme != "rediss" {
-		return nil, errors.New("bad URL: it must begin with redis:// or rediss://")
-	}
-	if u.Host == "" || u.Opaque != "" {
-		return nil, errors.New("bad URL: no host")
-	}
-	if u.Fragment != "" {
-		return nil, errors.New("bad URL: unexpected # (special characters in a password must be percent-encoded)")
-	}
-	if db := strings.Trim(u.Path, "/"); db != "" {
-		if n, err := strconv.Atoi(db); err != nil || n < 0 {
-			return nil, errors.New("bad URL: what follows the host must be the number of a database")
-		}
-	}
-	q, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return nil, errors.New("bad URL: cannot read the parameters")
-	}
-	if v := q.Get("prefix"); v != "" {
-		opts.Prefix = v
-	}
-	if v := q.Get("env"); v != "" {
-		opts.Env = v
-	}
-	q.Del("prefix")
-	q.Del("env")
-	u.RawQuery = q.Encode()
-	co, err := goredis.ParseURL(u.String())
-	if err != nil {
-		if strings.Contains(err.Error(), "@") || strings.Contains(u.Path, "@") {
-			return nil, errors.New("bad URL: unknown parameter or bad value")
-		}
-		return nil, fmt.Errorf("bad URL: %s", strings.TrimPrefix(err.Error(), "redis: "))
-	}
-	return co, nil
-}
-
-// New returns a store that uses client, a client of one server. Clusters and
-// Sentinel are not supported yet: their clients may work, but nothing here tests
-// that or follows a failover. The caller keeps client and closes it after the
-// store. It should have ContextTimeoutEnabled set, a ReadTimeout of five times
-// the Timeout of o, and no retries.
+// New returns a store that uses client: that of one server (from go-redis's
+// NewClient), of a master that Sentinels watch (NewFailoverClient) or of a cluster
+// (NewClusterClient). The caller keeps client and closes it after the store. It
+// should have ContextTimeoutEnabled set, a ReadTimeout of five times the Timeout
+// of o, and no retries. One that reads from replicas shows states late; a handle
+// never goes back to an older one all the same, see [Store.Load].
 func New(client goredis.UniversalClient, o *Options) *Store {
-	s := newStore(client, o.withDefaults())
-	if c, ok := client.(*goredis.Client); ok {
-		s.secret = c.Options().Password
+	s := newStore(o.withDefaults())
+	s.use(client)
+	switch c := client.(type) {
+	case *goredis.Client:
+		s.hide(c.Options().Password)
+	case *goredis.ClusterClient:
+		s.hide(c.Options().Password)
 	}
 	return s
 }
 
-func newStore(client goredis.UniversalClient, opts Options) *Store {
+// use makes client the one to ask.
+func (s *Store) use(client goredis.UniversalClient) {
+	s.client = client
+	if c, ok := client.(*goredis.ClusterClient); ok {
+		// By itself the client only notices after a while that a node is gone.
+		s.reload = func() { c.ReloadState(s.closed) }
+	}
+}
+
+// hide keeps secrets out of errors.
+func (s *Store) hide(secrets ...string) {
+	for _, secret := range secrets {
+		if secret != "" {
+			s.secrets = append(s.secrets, secret, "*****")
+		}
+	}
+}
+
+func newStore(opts Options) *Store {
 	// The name is unambiguous and has no braces of its own, so that a cluster
 	// hashes exactly what is between ours.
 	name := "{" + braces.Replace(opts.Prefix) + ":" + colons.Replace(braces.Replace(opts.Env)) + "}"
 	s := &Store{
-		client: client,
+		reload: func() {},
 		opts:   opts,
 		data:   name + ":d",
 		sorted: name + ":z",
 		stage:  name + ":stage:",
 		topic:  name + ":c",
+		beat:   name + ":h",
 		quiet:  3 * time.Second,
 		silent: 8 * time.Second,
 	}
@@ -232,6 +248,7 @@ func do[T any](ctx context.Context, s *Store, limit time.Duration, f func(contex
 		if r.err == nil {
 			return r.value, nil
 		}
+		r.err = revealed(r.err)
 		if err := s.usable(ctx); err != nil {
 			return none, err
 		}
@@ -240,6 +257,7 @@ func do[T any](ctx context.Context, s *Store, limit time.Duration, f func(contex
 			return none, context.DeadlineExceeded
 		}
 		if past(limited) {
+			s.reload()
 			return none, fmt.Errorf("no answer within %v: %w", limit, r.err)
 		}
 		return none, s.explain(r.err)
@@ -270,19 +288,45 @@ func (s *Store) usable(ctx context.Context) error {
 }
 
 // explain makes errors of the server readable, and repeatable in public: a
-// server that does not know AUTH quotes its arguments.
+// server that does not know AUTH quotes its arguments. Errors that the server did
+// not send may mean that it is gone for good.
 func (s *Store) explain(err error) error {
 	var reply goredis.Error
 	if !errors.As(err, &reply) {
+		s.reload()
 		return err
 	}
 	if strings.Contains(err.Error(), "WRONGTYPE") {
-		return fmt.Errorf("one of the keys %s and %s has the wrong type, something else uses it: %w", s.data, s.sorted, err)
+		return fmt.Errorf("one of the keys %s, %s and %s has the wrong type, something else uses it: %w", s.data, s.sorted, s.beat, err)
 	}
-	if s.secret != "" && strings.Contains(err.Error(), s.secret) {
-		return errors.New(strings.ReplaceAll(err.Error(), s.secret, "*****"))
+	if why := reason(err); why != "" {
+		err = fmt.Errorf("%s: %w", why, err)
+	}
+	if clean := strings.NewReplacer(s.secrets...).Replace(err.Error()); clean != err.Error() {
+		return errors.New(clean)
 	}
 	return err
+}
+
+// reason puts an error of the server in the words of whoever has to mend it.
+func reason(err error) string {
+	switch {
+	case goredis.IsReadOnlyError(err):
+		return "the address is that of a replica, which takes no changes"
+	case goredis.IsOOMError(err):
+		return "the server is out of memory and wrote nothing (maxmemory)"
+	case goredis.IsLoadingError(err):
+		return "the server has just started and is reading its data"
+	case goredis.IsMasterDownError(err):
+		return "the address is that of a replica without a master"
+	case goredis.IsClusterDownError(err):
+		return "the cluster does not work"
+	case goredis.IsPermissionError(err):
+		return "the user lacks a permission"
+	case goredis.IsAuthError(err):
+		return "the server refuses the login"
+	}
+	return ""
 }
 
 func (s *Store) wrap(what string, err error) error {

@@ -3,7 +3,12 @@
 -- KEYS  data hash, sorted set of patched fields
 -- ARGV  base revision or '', fresh nonce, channel, then field, value, ...
 --
--- Returns {'damaged', why}, {'conflict', rev} or {'ok', rev}.
+-- Returns {'damaged', why}, {'conflict', rev} or {'ok', rev, rev before}.
+
+-- A message of at most maxMessage bytes carries the change itself.
+local maxMessage = 65536
+
+local function netstring(s) return #s .. ':' .. s .. ',' end
 
 local d, z = KEYS[1], KEYS[2]
 local h = read(d)
@@ -28,21 +33,32 @@ for i = 4, #ARGV, 2 do
 		won[field] = value
 	end
 end
-if #order == 0 then return {'ok', h.rev} end
+if #order == 0 then return {'ok', h.rev, h.rev} end
 
-local nonces = ''
+local past, counted = log(d)
 if redis.call('ZCARD', z) == h.z then
-	nonces = string.sub(log(d) .. h.nonce, -logLength * nonceSize)
+	counted = counted .. h.nonce
 else
 	redis.call('UNLINK', z)
+	past, counted = past .. counted .. h.nonce, ''
 end
+local base = h.rev
 advance(h, ARGV[2])
 for _, field in ipairs(order) do
 	redis.call('HSET', d, field, won[field])
 	redis.call('ZADD', z, text(h.seq), field)
 end
 redis.call('HDEL', d, '$digest')
-redis.call('HSET', d, '$seq', text(h.seq), '$nonce', h.nonce, '$log', nonces,
+redis.call('HSET', d, '$seq', text(h.seq), '$nonce', h.nonce, '$log', remember(past, counted),
 	'$n', text(h.n + added), '$z', text(redis.call('ZCARD', z)))
-announce(ARGV[3], h.rev)
-return {'ok', h.rev}
+
+local message, size = {'d' .. netstring(base), netstring(h.rev)}, 0
+for _, field in ipairs(order) do
+	size = size + #field + #won[field]
+	if size > maxMessage then break end
+	message[#message + 1] = netstring(field)
+	message[#message + 1] = netstring(won[field])
+end
+if base == '' or size > maxMessage then message = {h.rev} end
+announce(ARGV[3], table.concat(message))
+return {'ok', h.rev, base}

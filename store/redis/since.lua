@@ -5,7 +5,7 @@
 --
 -- Returns {'damaged', why}, {'empty'}, {'current', rev, n, digest},
 -- {'all', rev, n, digest} (load everything) or
--- {'delta', rev, n, digest, field, value, ...}.
+-- {'delta', rev, n, digest, nonces between, field, value, ...}.
 
 local h = read(KEYS[1])
 if h.damaged then return {'damaged', h.damaged} end
@@ -19,7 +19,7 @@ if ARGV[1] .. '-' .. ARGV[2] == h.rev then return answer('current') end
 -- have been another one, which a server lost.
 local since = tonumber(ARGV[1])
 if not since or since >= h.seq then return answer('all') end
-local nonces = log(KEYS[1])
+local _, nonces = log(KEYS[1])
 local at = #nonces - (h.seq - since) * nonceSize
 if at < 0 or string.sub(nonces, at + 1, at + nonceSize) ~= ARGV[2] then return answer('all') end
 
@@ -30,6 +30,7 @@ local most = tonumber(ARGV[3])
 if redis.call('ZCOUNT', KEYS[2], after, '+inf') > most then return answer('all') end
 
 local out = answer('delta')
+out[#out + 1] = string.sub(nonces, at + nonceSize + 1)
 for _, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], after, '+inf')) do
 	local value = redis.call('HGET', KEYS[1], field)
 	if not value then return {'damaged', 'an item that was patched is missing'} end

@@ -25,8 +25,14 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 	news := make(chan struct{}, 1)
 	failed := make(chan error, 1)
 	go func() { failed <- s.receive(inner, news) }()
+	listen := time.NewTicker(time.Second)
+	defer listen.Stop()
 	for {
 		select {
+		case <-listen.C:
+			if s.history.deaf() {
+				return s.wrap("watch", errDeaf)
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.closed.Done():
@@ -42,6 +48,9 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 	}
 }
 
+// errDeaf ends a Watch, so that the next one goes to the right server.
+var errDeaf = errors.New("commits are made that this connection is not told of")
+
 // receive subscribes and turns messages into news until something fails or ctx
 // ends.
 func (s *Store) receive(ctx context.Context, news chan<- struct{}) error {
@@ -53,6 +62,7 @@ func (s *Store) receive(ctx context.Context, news chan<- struct{}) error {
 	if err := sub.Subscribe(ctx, s.topic); err != nil {
 		return s.explain(err)
 	}
+	defer s.history.subscribed()()
 	heard := time.Now()
 	for {
 		msg, err := sub.ReceiveTimeout(ctx, s.quiet)
@@ -71,12 +81,16 @@ func (s *Store) receive(ctx context.Context, news chan<- struct{}) error {
 				return s.explain(err)
 			}
 		}
-		switch msg.(type) {
-		case *goredis.Subscription, *goredis.Message:
-			select {
-			case news <- struct{}{}:
-			default: // one is waiting already
-			}
+		switch msg := msg.(type) {
+		case *goredis.Subscription:
+		case *goredis.Message:
+			s.history.message(msg.Payload)
+		default:
+			continue
+		}
+		select {
+		case news <- struct{}{}:
+		default: // one is waiting already
 		}
 	}
 }
