@@ -42,7 +42,7 @@
 // them, does not go back (see [Store.Load]): a reader keeps what it has, and a
 // syncer writes the whole state again, which everybody follows. So does what a
 // server was given on purpose, from a backup: readers that saw more follow after
-// the next commit, or when they are started again. With
+// the next commit, or after a minute. With
 // min-replicas-to-write Redis loses less. What Sentinel replaces on request
 // (SENTINEL FAILOVER) goes on as a master for up to ten seconds; clients are told
 // at once and leave it, but what it took meanwhile is lost.

@@ -22,6 +22,10 @@ const (
 	// deafAfter is how long a commit that a Load found may go without a message.
 	deafAfter = 2 * time.Second
 
+	// fallenFor is how long a server that fell back is not followed. Whoever knows
+	// better has mended it by then; if nobody does, what it has is the truth.
+	fallenFor = time.Minute
+
 	// historyLength is how many revisions a handle remembers.
 	historyLength = 256
 )
@@ -36,10 +40,11 @@ var errFellBack = errors.New("server fell back to an earlier state")
 type history struct {
 	mu sync.Mutex
 
-	line   int    // counts the histories, of which a server that is flushed begins another
-	top    int64  // seq of the newest revision; zero if none is known
-	nonces string // of top, at the end, and of those before
-	shown  int64  // seq of the newest one that a caller got
+	line   int       // counts the histories, of which a server that is flushed begins another
+	top    int64     // seq of the newest revision; zero if none is known
+	nonces string    // of top, at the end, and of those before
+	shown  int64     // seq of the newest one that a caller got
+	fell   time.Time // since when the server is behind that; zero if it is not
 
 	// anchored says that top is where the server stood, so that a message that
 	// follows it is the next commit.
@@ -89,6 +94,13 @@ func (h *history) behind(p position) bool {
 // that ran at the same time says nothing about the server.
 func (h *history) refuse(m mark, p position) error {
 	if m.line != h.line || p.seq >= m.shown || !h.contains(p) {
+		h.fell = time.Time{}
+		return nil
+	}
+	if h.fell.IsZero() {
+		h.fell = time.Now()
+	}
+	if time.Since(h.fell) >= fallenFor {
 		return nil
 	}
 	return fmt.Errorf("%w: %w (%s after %s)", ErrDamaged, errFellBack, p.rev(), h.at(m.shown).rev())
@@ -117,6 +129,7 @@ func (h *history) empty() { h.chain, h.bytes = nil, 0 }
 // restart begins another history, at p and the nonces before it.
 func (h *history) restart(p position, before string) {
 	h.line++
+	h.fell = time.Time{}
 	h.top, h.shown, h.nonces = p.seq, p.seq, before+p.nonce
 	h.trim()
 	h.empty()
@@ -153,6 +166,10 @@ func (h *history) loaded(m mark, p position, before string, joins bool, since po
 		}
 		if err := h.refuse(m, p); err != nil {
 			return err
+		}
+		if !h.fell.IsZero() {
+			h.restart(p, before)
+			return nil
 		}
 		h.shown = max(h.shown, p.seq)
 	case (m.line != h.line || m.top != h.top) && p.seq <= h.top:

@@ -177,6 +177,41 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+// TestFallenForGood: a server that stays where it fell back to is followed in the
+// end, so that readers and the server do not differ for ever.
+func TestFallenForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(history)
+		load := func(p position, before string) error { return h.loaded(h.mark(), p, before, false, position{}) }
+		pass := func(d time.Duration) { <-time.After(d) }
+		load(at(5, "a"), at(3, "a").nonce+at(4, "a").nonce)
+		for range 5 {
+			if err := load(at(4, "a"), at(3, "a").nonce); !errors.Is(err, errFellBack) {
+				t.Fatalf("followed early: %v", err)
+			}
+			pass(fallenFor / 6)
+		}
+		// The time begins anew when the server was well in between.
+		load(at(5, "a"), at(4, "a").nonce)
+		for range 5 {
+			if err := load(at(4, "a"), at(3, "a").nonce); !errors.Is(err, errFellBack) {
+				t.Fatalf("followed early: %v", err)
+			}
+			pass(fallenFor / 5)
+		}
+		if err := load(at(4, "a"), at(3, "a").nonce); err != nil {
+			t.Errorf("still refused: %v", err)
+		}
+		if err := load(at(3, "a"), ""); !errors.Is(err, errFellBack) {
+			t.Errorf("what precedes the state that is followed now: %v", err)
+		}
+		h.message(said(at(4, "a"), at(5, "c"), flag("a", 1, "1")))
+		if _, ok := h.answer(at(4, "a")); ok {
+			t.Error("a message is taken while the server is behind")
+		}
+	})
+}
+
 func TestMailboxIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := new(history)

@@ -45,9 +45,10 @@ func parseRev(rev store.Rev) (position, bool) {
 // was told of answer a Load without a trip to the server, at most one second old.
 //
 // A server that goes back to an earlier state of the same content, by a failover
-// to a replica that lagged or from a backup, is not followed: Load returns a
-// [store.ErrDamaged] that says so until the server moves on, if this handle has
-// shown a later state. A full change by somebody who knows better is such a move.
+// to a replica that lagged or from a backup, is not followed for a minute: Load
+// returns a [store.ErrDamaged] that says so until the server moves on, if this
+// handle has shown a later state. A full change by somebody who knows better is
+// such a move.
 func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
 	snap, err := s.load(ctx, since)
 	if err != nil {
