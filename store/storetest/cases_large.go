@@ -16,7 +16,7 @@ const (
 	largeItems = 5_000
 	largestSet = 50_000
 	largeData  = 2 << 10
-	largeLimit = 10 * time.Minute // for the case, if the set is of 100 MB
+	largeLimit = 10 * time.Minute // for the case
 )
 
 // large reports whether the set of 100 MB was asked for.
@@ -27,6 +27,7 @@ var largeCases = []testCase{
 		name:  "large-set",
 		rule:  "A store holds tens of thousands of items, some 100 MB, and loads them exactly; what changed among them is a Delta or everything.",
 		needs: wantOther,
+		limit: largeLimit,
 		run: func(c *tester) {
 			n := largeItems
 			if c.opts.large() {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flagstead/flagstead/store"
@@ -74,12 +76,15 @@ var outageCases = []testCase{
 				g.run(func() { c.readFlapping(h, stop) })
 			}
 			written := make(chan int64, 1)
-			g.run(func() { written <- c.writeFlapping(stop) })
+			var w flapping
+			g.run(func() { written <- c.writeFlapping(&w, stop) })
 			for range 4 {
 				c.pause(rand.N(40 * time.Millisecond))
 				mend := c.opts.Break(c.tb, c.s)
-				c.pause(rand.N(40 * time.Millisecond))
-				mend()
+				before := w.failed.Load()
+				began := time.Now()
+				c.poll(func() bool { return w.failed.Load() > before || time.Since(began) > 2*brief })
+				c.mended(&w, mend)
 			}
 			close(stop)
 			last := receive(c, "the writer ends", written)
@@ -239,9 +244,27 @@ func (c *tester) pause(d time.Duration) {
 	}
 }
 
+// A flapping is a writer on a place that goes up and down.
+type flapping struct {
+	turn   sync.Mutex // held during Apply
+	failed atomic.Int64
+}
+
+// mended ends an outage and looks at what it left before w writes over that.
+func (c *tester) mended(w *flapping, mend func()) {
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	mend()
+	for _, h := range c.handles {
+		if _, why := generationOf(contentOf(c.loadAgain(h, "").Items...)); why != "" {
+			c.fatalf("a torn state after an outage: %s", why)
+		}
+	}
+}
+
 // writeFlapping commits generation after generation, each until Apply says that
 // it is committed.
-func (c *tester) writeFlapping(stop <-chan struct{}) (last int64) {
+func (c *tester) writeFlapping(w *flapping, stop <-chan struct{}) (last int64) {
 	for n := int64(2); ; {
 		select {
 		case <-stop:
@@ -250,11 +273,15 @@ func (c *tester) writeFlapping(stop <-chan struct{}) (last int64) {
 			return n
 		default:
 		}
+		w.turn.Lock()
 		ctx, cancel := context.WithTimeout(c.ctx, brief)
 		_, err := c.s.Apply(ctx, patch(generation(n)...))
 		cancel()
+		w.turn.Unlock()
 		if err == nil {
 			n++
+		} else {
+			w.failed.Add(1)
 		}
 		c.pause(time.Millisecond)
 	}

@@ -15,6 +15,10 @@
 //		})
 //	}
 //
+// Only Open is needed; each other option makes more cases apply: a second handle,
+// a place that is emptied, damaged, or taken down and up, handles in other
+// processes (see [Child]), which are killed in the middle of a commit.
+//
 // A store that is also a [store.Watcher] has its Watch checked too, and one that
 // is a [store.HeartbeatWriter] and [store.HeartbeatReader] its heartbeats. The
 // suite is worth most under the race detector.
@@ -135,6 +139,7 @@ type testCase struct {
 	name  string
 	rule  string // the sentence that a failure prints
 	needs need
+	limit time.Duration // zero means caseLimit
 	run   func(c *tester)
 }
 
@@ -184,8 +189,8 @@ func check(tb testing.TB, o Options, tc testCase) (failures []string, skip strin
 		o.Patience = 10 * time.Second
 	}
 	caseLimit := caseLimit
-	if o.large() {
-		caseLimit = largeLimit
+	if tc.limit > 0 {
+		caseLimit = tc.limit
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), caseLimit)
 	c := &tester{ctx: ctx, tb: tb, opts: o, rec: &record{rule: tc.rule}}
