@@ -23,7 +23,7 @@ var allowed = map[string][]string{
 	"store/memory":     {"store"},
 	"store/redis":      {"store", "github.com/redis/go-redis/v9"},
 	"store/bolt":       {"store", "internal/fswatch", "go.etcd.io/bbolt"},
-	"store/file":       {"store", "internal/fswatch", "internal/wire"},
+	"store/file":       {"store", "internal/fswatch", "internal/wire", "go.yaml.in/yaml/v4"},
 
 	"internal/wire":      {"store"},
 	"internal/fswatch":   {"github.com/fsnotify/fsnotify"},
