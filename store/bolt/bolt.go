@@ -32,6 +32,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -56,6 +57,10 @@ type Options struct {
 	// MaxSnapshot is the size of the published file in bytes that a writer does
 	// not exceed and a reader does not read. Zero means 1 GiB.
 	MaxSnapshot int64
+
+	// Logger hears of it when a reader's Watch has to poll because events of the
+	// system do not come. Nil means silence.
+	Logger *slog.Logger
 }
 
 // A Store is a [store.DataStore] and [store.Watcher] on files. Its methods are
@@ -87,6 +92,9 @@ func Open(path string, o *Options) (*Store, error) {
 	}
 	if opts.MaxSnapshot <= 0 {
 		opts.MaxSnapshot = 1 << 30
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if path == "" {
 		return nil, errors.New("bolt: open: empty path")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"time"
@@ -24,6 +25,7 @@ type reader struct {
 	path    string
 	snap    string
 	maxSnap int64
+	log     *slog.Logger
 	life    context.Context // until Close
 	end     context.CancelFunc
 
@@ -42,7 +44,7 @@ type stamp struct {
 }
 
 func newReader(path string, o Options) *reader {
-	r := &reader{gate: newGate(), path: path, snap: path + ".snap", maxSnap: o.MaxSnapshot}
+	r := &reader{gate: newGate(), path: path, snap: path + ".snap", maxSnap: o.MaxSnapshot, log: o.Logger}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r
 }
@@ -246,7 +248,7 @@ func (r *reader) Watch(ctx context.Context, wake func()) error {
 	both, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
-	err := fswatch.Watch(both, r.snap, wake)
+	err := fswatch.Watch(both, r.snap, wake, r.noteWatch)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -254,6 +256,15 @@ func (r *reader) Watch(ctx context.Context, wake func()) error {
 		return store.ErrClosed
 	}
 	return err
+}
+
+// noteWatch logs how changes of the snapshot are found.
+func (r *reader) noteWatch(polling error) {
+	if polling == nil {
+		r.log.Info("the flag snapshot is watched by events again", "path", r.snap)
+		return
+	}
+	r.log.Warn("changes of the flag snapshot are found by polling only, once a second", "path", r.snap, "reason", polling)
 }
 
 func (r *reader) Close() error {

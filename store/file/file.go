@@ -15,6 +15,10 @@
 // it stands for. There "value: true" means the text "true", "value: 1.50" the text
 // "1.50", and a list or mapping its JSON.
 //
+// YAML has no end, so half of it may look whole. Its last line must end with a
+// line break, which tells most pieces; whoever writes it slowly had better write
+// another file and rename it.
+//
 // People and programs may edit it with whatever they like; [Store.Watch] follows
 // rename-over, truncate-and-write, symlinks that are re-pointed, the directory
 // swap of a Kubernetes ConfigMap, deletion and return. A file that is half
@@ -81,7 +85,8 @@ type Options struct {
 	// the same file, if its context does not end earlier. Zero means 10 seconds.
 	LockTimeout time.Duration
 
-	// Logger hears of items in the document that cannot be used. Nil means
+	// Logger hears of items in the document that cannot be used, and of it when
+	// Watch has to poll because events of the system do not come. Nil means
 	// silence.
 	Logger *slog.Logger
 }
@@ -182,7 +187,7 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 		bound, cancel := s.bind(ctx)
 		defer cancel()
 		defer s.bell.add(wake)()
-		err = fswatch.Watch(bound, s.path, wake)
+		err = fswatch.Watch(bound, s.path, wake, s.noteWatch)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -191,6 +196,15 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 		err = store.ErrClosed
 	}
 	return fmt.Errorf("file: watch %s: %w", s.path, err)
+}
+
+// noteWatch logs how changes of the file are found.
+func (s *Store) noteWatch(polling error) {
+	if polling == nil {
+		s.opts.Logger.Info("the flag file is watched by events again", "path", s.path)
+		return
+	}
+	s.opts.Logger.Warn("changes of the flag file are found by polling only, once a second", "path", s.path, "reason", polling)
 }
 
 // Close ends running calls, waits for a write that has begun, and lets go of the

@@ -47,6 +47,10 @@ func fromYAML(text []byte, limit int64) (source, error) {
 	case len(docs) == 0:
 		return source{yaml: text}, nil
 	}
+	if root := docs[0].Content[0]; text[len(text)-1] != '\n' && root.Style&yaml.FlowStyle == 0 {
+		// A piece of YAML is YAML, too.
+		return source{}, source{json: text}.errorAt(len(text), errors.New("the last line has no end; is the file cut off?"))
+	}
 	if err := c.value(docs[0], "", 0); err != nil {
 		return source{}, err
 	}

@@ -31,7 +31,7 @@ func TestYAMLBecomesTheJSONItStandsFor(t *testing.T) {
 		{"empty", " # nothing\n", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := fromYAML([]byte(test.yaml), 1<<20)
+			got, err := fromYAML([]byte(test.yaml+"\n"), 1<<20)
 			if err != nil || string(got.json) != test.want {
 				t.Errorf("%s, %v, want\n%s", got.json, err, test.want)
 			}
@@ -75,7 +75,7 @@ func TestYAMLThatIsNoDocumentIsRefusedWhereItIs(t *testing.T) {
 		want         string
 	}{
 		{"syntax", "a: [1,\n  b: }\n", 2, 6, "did not find expected node content"},
-		{"tab", "a:\n\tb: 1", 2, 1, "cannot start any token"},
+		{"tab", "a:\n\tb: 1\n", 2, 1, "cannot start any token"},
 		{"behind wide letters", "é: \"\\q\"", 1, 6, "unknown escape"},
 		{"twice", "é: 1\nb: {x: 1, y: 2,\n  x: 3}\n", 3, 3, `"x" is there already, in line 2`},
 		{"two documents", "a: 1\n---\nb: 2\n", 2, 1, "second document"},
@@ -97,6 +97,7 @@ func TestYAMLThatIsNoDocumentIsRefusedWhereItIs(t *testing.T) {
 		{"bomb of lists", bomb(9, "[", "]"), 1, 9, "larger than the limit of 1048576 bytes"},
 		{"bomb of mappings", bomb(9, "{", "}"), 1, 9, "larger than the limit of 1048576 bytes"},
 		{"bomb of merges", mergeBomb(9), 1, 9, "larger than the limit of 1048576 bytes"},
+		{"cut off", "a: 1\nb: 2", 2, 5, "the last line has no end"},
 		{"large", "a: " + strings.Repeat("x", limit), 0, 0, "larger than the limit of 1048576 bytes"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
