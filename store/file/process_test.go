@@ -27,6 +27,8 @@ func TestChild(t *testing.T) {
 	switch role {
 	case "generations":
 		writeGenerations(t, path)
+	case "follow":
+		followAndTell(t, path)
 	case "patches":
 		who, path, _ := strings.Cut(path, " ")
 		writePatches(t, who, path)
