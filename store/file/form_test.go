@@ -172,7 +172,7 @@ func TestDamagedGzip(t *testing.T) {
 func TestGzipBombHitsTheLimit(t *testing.T) {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
-	for range 100 {
+	for range 16 {
 		z.Write(bytes.Repeat([]byte(" "), 1<<20))
 	}
 	z.Close()
