@@ -1,11 +1,12 @@
 // Package bolt keeps flags in a bbolt database that one process writes, and in
 // an immutable snapshot file beside it that any number of processes read.
 //
-// For a store at path there are three files in one directory:
+// For a store at path there are these files in one directory:
 //
-//	path        the bbolt database, the durable record; only the writer opens it
-//	path.snap   the published content: one checksummed file, replaced whole
-//	path.lock   what a writer holds for its whole life; never removed
+//	path            the bbolt database, the durable record; only the writer opens it
+//	path.snap       the published content: one checksummed file, replaced whole
+//	path.lock       what a writer holds for its whole life; never removed
+//	path.heartbeat  how current the content is, if the writer says so
 //
 // Apply commits to the database first and publishes the snapshot second, so the
 // snapshot is never ahead of the record. A writer publishes when it opens the
@@ -73,6 +74,8 @@ type Store struct {
 type handle interface {
 	store.DataStore
 	store.Watcher
+	store.HeartbeatWriter
+	store.HeartbeatReader
 }
 
 var _ handle = (*Store)(nil)

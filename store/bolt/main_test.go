@@ -22,6 +22,8 @@ import (
 const (
 	writerEnv = "FLAGSTEAD_BOLT_TEST_WRITER"
 	readerEnv = "FLAGSTEAD_BOLT_TEST_READER"
+
+	beatingEnv = "FLAGSTEAD_BOLT_TEST_HEARTBEATS"
 )
 
 func TestMain(m *testing.M) {
@@ -31,6 +33,8 @@ func TestMain(m *testing.M) {
 	for env, main := range map[string]func(path string) error{
 		writerEnv: writeGenerations,
 		readerEnv: readGenerations,
+
+		beatingEnv: writeHeartbeats,
 	} {
 		if path := os.Getenv(env); path != "" {
 			go func() {

@@ -31,6 +31,9 @@
 // their other fields say cannot be told from it, so they are kept in a member
 // "flagstead" of their own that FeatBit ignores.
 //
+// A writer's heartbeat is in a file of its own beside the document. Nobody writes
+// one for files that people edit.
+//
 // Every change rewrites the whole file and makes every reader parse all of it:
 // for tens of thousands of flags that change often, package bolt costs less.
 // The lock works between processes of one host, on Linux and macOS; elsewhere

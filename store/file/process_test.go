@@ -29,6 +29,9 @@ func TestChild(t *testing.T) {
 		writeGenerations(t, path)
 	case "follow":
 		followAndTell(t, path)
+	case "heartbeats":
+		who, path, _ := strings.Cut(path, " ")
+		writeHeartbeats(t, who, path)
 	case "patches":
 		who, path, _ := strings.Cut(path, " ")
 		writePatches(t, who, path)
