@@ -1,10 +1,10 @@
 // Package bolt keeps flags in a bbolt database that one process writes, and in
-// an immutable snapshot file beside it that any number of processes read.
+// a snapshot file beside it that any number of processes read.
 //
 // For a store at path there are these files in one directory:
 //
 //	path            the bbolt database, the durable record; only the writer opens it
-//	path.snap       the published content: one checksummed file, replaced whole
+//	path.snap       the published content: one checksummed file
 //	path.lock       what a writer holds for its whole life; never removed
 //	path.heartbeat  how current the content is, if the writer says so
 //
@@ -20,9 +20,12 @@
 // that files which were put back from a backup repeat none. Readers load
 // everything once after each.
 //
-// Every commit publishes the whole content, so its cost grows with the content:
-// see the package's benchmarks before storing tens of thousands of flags that
-// change many times a second.
+// A change that only adds or replaces items is appended to the snapshot as a
+// frame with a checksum of its own, so a patch costs the patch, for the writer and
+// for each reader that follows. Every other change, and one for which the frames
+// would be more than a quarter of the file, writes the snapshot anew and renames
+// it into place, and so does Close. A frame that is not all there counts as not
+// there, so readers find the states that were committed and nothing between them.
 //
 // The files belong on a local filesystem; locks and renames over a network
 // filesystem do not keep these promises. Writing needs a lock that works on Linux
