@@ -22,10 +22,11 @@ var allowed = map[string][]string{
 	"store/faultstore": {"store"},
 	"store/memory":     {"store"},
 	"store/redis":      {"store", "github.com/redis/go-redis/v9"},
-	"store/bolt":       {"store", "internal/fswatch", "go.etcd.io/bbolt"},
-	"store/file":       {"store", "internal/fswatch", "internal/wire"},
+	"store/bolt":       {"store", "internal/beat", "internal/fswatch", "go.etcd.io/bbolt"},
+	"store/file":       {"store", "internal/beat", "internal/fswatch", "internal/wire", "go.yaml.in/yaml/v4"},
 
 	"internal/wire":      {"store"},
+	"internal/beat":      {"store"},
 	"internal/fswatch":   {"github.com/fsnotify/fsnotify"},
 	"internal/flags":     {},
 	"internal/protocol":  {},

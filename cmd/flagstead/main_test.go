@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -367,6 +369,40 @@ func TestArgumentsBeatEnvironment(t *testing.T) {
 	t.Setenv("FLAGSTEAD_URL", "redis://x")
 	if code, _, errOut := call(t, "eval", "-u", "a"); code != 1 || !strings.Contains(errOut, "FLAGSTEAD_URL: ") {
 		t.Errorf("status %d, %s", code, errOut)
+	}
+}
+
+// The same flags give the same answers in each form that a file can have.
+func TestEvalReadsYAMLAndGzip(t *testing.T) {
+	_, want, _ := call(t, "eval", "--file", flagsFile(t), "-u", "u-1", "-a", "plan=pro")
+	dir := t.TempDir()
+	for _, name := range []string{"flags.yaml", "flags.json.gz", "flags.YML.gz"} {
+		name = filepath.Join(dir, name)
+		text := bytes.NewBuffer(nil)
+		var w io.Writer = text
+		if strings.HasSuffix(name, ".gz") {
+			z := gzip.NewWriter(text)
+			w = z
+		}
+		if _, err := w.Write(sample.Flags); err != nil { // JSON is YAML
+			t.Fatal(err)
+		}
+		if z, ok := w.(*gzip.Writer); ok {
+			z.Close()
+		}
+		if err := os.WriteFile(name, text.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, out, errOut := call(t, "eval", "--file", name, "-u", "u-1", "-a", "plan=pro"); code != 0 || out != want {
+			t.Errorf("%s: status %d, %s%s, want\n%s", name, code, out, errOut, want)
+		}
+	}
+	broken := filepath.Join(dir, "broken.yaml")
+	if err := os.WriteFile(broken, []byte("messageType: data-sync\ndata: [\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errOut := call(t, "eval", "--file", broken, "-u", "u-1"); code != 1 || !strings.Contains(errOut, broken) || !strings.Contains(errOut, "line 3, column 1") {
+		t.Errorf("broken YAML: status %d, %s", code, errOut)
 	}
 }
 

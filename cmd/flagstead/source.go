@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -97,7 +98,7 @@ func badURL(err error) error {
 // source says where a command gets its flags: exactly one of three places.
 type source struct {
 	Store   string  `env:"FLAGSTEAD_STORE" placeholder:"URL" help:"Read a store: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
-	File    string  `placeholder:"FILE" type:"path" help:"Read a bootstrap file: what FeatBit's latest-all returns."`
+	File    string  `placeholder:"FILE" type:"path" help:"Read a bootstrap file: what FeatBit's latest-all returns, or YAML of that shape (.yaml, .yml); also compressed (.gz)."`
 	FeatBit featbit `embed:""`
 }
 
@@ -143,7 +144,7 @@ func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Cl
 	var st store.DataStore
 	var err error
 	switch {
-	case s.File != "" && o.follow:
+	case s.File != "" && (o.follow || !plainJSON(s.File)):
 		st, err = openFile(ctx, con, s.File)
 	case s.File != "":
 		cfg.Offline, cfg.BootstrapFile = true, s.File
@@ -190,6 +191,16 @@ func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Cl
 		return nil, nil, s.explain(err, why, o.wait)
 	}
 	return c, release, nil
+}
+
+// plainJSON reports whether a file's name says that it is neither YAML nor
+// compressed. Only package file reads those, and only files, not pipes.
+func plainJSON(name string) bool {
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".yaml", ".yml", ".gz":
+		return false
+	}
+	return true
 }
 
 // openFile returns a store that reads a file and follows it. What is wrong from

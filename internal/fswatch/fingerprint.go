@@ -48,6 +48,9 @@ func (f Fingerprint) Settled() bool {
 	return age >= SettleTime || age <= -SettleTime
 }
 
+// Of returns the fingerprint of the file that info is of.
+func Of(info os.FileInfo) Fingerprint { return fingerprintOf(info) }
+
 // Stat returns the fingerprint of the file at path, following symlinks.
 func Stat(path string) (Fingerprint, error) {
 	info, err := os.Stat(path)

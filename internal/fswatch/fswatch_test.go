@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ func start(t *testing.T, path string, open func() (*fsnotify.Watcher, error)) <-
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	woken, done := make(chan time.Time, 1000), make(chan error, 1)
-	go func() { done <- watch(ctx, path, func() { woken <- time.Now() }, open) }()
+	go func() { done <- watch(ctx, path, func() { woken <- time.Now() }, nil, open) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -207,7 +209,7 @@ func TestWatchWakesDuringAStorm(t *testing.T) {
 func TestWatchEndedContext(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	err := Watch(ctx, filepath.Join(t.TempDir(), "f"), func() { t.Error("woken") })
+	err := Watch(ctx, filepath.Join(t.TempDir(), "f"), func() { t.Error("woken") }, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Watch: %v", err)
 	}
@@ -313,7 +315,7 @@ func TestLock(t *testing.T) {
 // watches must not be begun anew at each look: what happens meanwhile is lost.
 func TestWatchesStayWithoutInodes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	w := watcher{path: path, open: fsnotify.NewWatcher, watched: map[string]Fingerprint{}}
+	w := watcher{path: path, report: func(error) {}, open: fsnotify.NewWatcher, watched: map[string]Fingerprint{}}
 	defer w.closeEvents()
 	if !w.follow() || w.follow() {
 		t.Fatal("the watches do not begin once")
@@ -324,5 +326,69 @@ func TestWatchesStayWithoutInodes(t *testing.T) {
 	}
 	if w.follow() {
 		t.Error("the watches began anew")
+	}
+}
+
+// reports returns what Watch on path reports until the test ends.
+func reports(t *testing.T, path string, open func() (*fsnotify.Watcher, error)) <-chan error {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	told, woken, done := make(chan error, 100), make(chan struct{}, 100), make(chan error, 1)
+	go func() {
+		done <- watch(ctx, path, func() { woken <- struct{}{} }, func(err error) { told <- err }, open)
+	}()
+	t.Cleanup(func() { stop(); <-done })
+	receive(t, woken, "the first wake-up")
+	return told
+}
+
+func TestWatchReportsPollingAndItsEnd(t *testing.T) {
+	var failures atomic.Int64
+	failures.Store(2)
+	told := reports(t, filepath.Join(t.TempDir(), "f"), func() (*fsnotify.Watcher, error) {
+		if failures.Add(-1) >= 0 {
+			return nil, syscall.EMFILE
+		}
+		return fsnotify.NewWatcher()
+	})
+	if err := receive(t, told, "a report of polling"); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("reason %v, want EMFILE", err)
+	}
+	if err := receive(t, told, "the end of polling"); err != nil {
+		t.Errorf("still %v", err)
+	}
+}
+
+func TestWatchReportsChangesWithoutEvents(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(dir+"/d", 0o700))
+	must(t, os.Mkdir(dir+"/else", 0o700))
+	put(t, dir+"/d/f", "1")
+	must(t, os.Link(dir+"/d/f", dir+"/else/f"))
+	told := reports(t, dir+"/d/f", fsnotify.NewWatcher)
+	must(t, WriteFile(dir+"/d/g", []byte("an event"))) // nothing to report
+	// The look that the event makes may find a change that came just after it, so
+	// one is not enough.
+	again := time.NewTicker(3 * pollInterval)
+	defer again.Stop()
+	for text := "22"; ; text += "2" {
+		put(t, dir+"/else/f", text)
+		select {
+		case err := <-told:
+			if !errors.Is(err, ErrSilent) {
+				t.Errorf("reason %v, want ErrSilent", err)
+			}
+		case <-again.C:
+			if len(text) > 10 {
+				t.Fatal("silence is not reported")
+			}
+			continue
+		}
+		break
+	}
+	select {
+	case err := <-told:
+		t.Errorf("another report: %v", err)
+	case <-time.After(2 * pollInterval):
 	}
 }

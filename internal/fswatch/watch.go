@@ -2,6 +2,8 @@ package fswatch
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -29,17 +31,29 @@ const (
 // second wake-up once it has settled, for readers that found it half-written.
 //
 // Events of the system make it quick; where there are none (resources used up,
-// network file systems) it finds changes by stat, every second. wake must not
-// block; it is called from the goroutine of Watch, never after Watch returned.
-func Watch(ctx context.Context, path string, wake func()) error {
-	return watch(ctx, path, wake, fsnotify.NewWatcher)
+// network file systems) it finds changes by stat, every second. If report is not
+// nil it is told so: with the reason when polling has to do, and with nil when
+// events do again. A reason that wraps [ErrSilent] stands until Watch returns.
+//
+// wake and report must not block; they are called from the goroutine of Watch,
+// never after Watch returned.
+func Watch(ctx context.Context, path string, wake func(), report func(polling error)) error {
+	return watch(ctx, path, wake, report, fsnotify.NewWatcher)
 }
 
-func watch(ctx context.Context, path string, wake func(), open func() (*fsnotify.Watcher, error)) error {
+// ErrSilent says that the file changed and no event told of it: the file is on a
+// network file system, say, or was written through a hard link or a memory
+// mapping.
+var ErrSilent = errors.New("a change came without an event")
+
+func watch(ctx context.Context, path string, wake func(), report func(error), open func() (*fsnotify.Watcher, error)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := watcher{path: path, wake: wake, open: open, watched: map[string]Fingerprint{}}
+	if report == nil {
+		report = func(error) {}
+	}
+	w := watcher{path: path, wake: wake, report: report, open: open, watched: map[string]Fingerprint{}}
 	w.debounce, w.settle = stoppedTimer(), stoppedTimer()
 	defer w.debounce.Stop()
 	defer w.settle.Stop()
@@ -67,19 +81,26 @@ func watch(ctx context.Context, path string, wake func(), open func() (*fsnotify
 		case <-w.settle.C:
 			w.look(true)
 		case <-poll.C:
-			w.look(false)
+			w.poll()
 		}
 	}
 	return ctx.Err()
 }
 
 type watcher struct {
-	path string
-	wake func()
-	open func() (*fsnotify.Watcher, error)
+	path   string
+	wake   func()
+	report func(error)
+	open   func() (*fsnotify.Watcher, error)
 
 	events  *fsnotify.Watcher      // nil while there is none to be had
 	watched map[string]Fingerprint // directories, as they were when their watch began
+
+	reason  error // why directories are not watched, as far as last found
+	silent  error // ErrSilent once changes came without events
+	suspect bool  // the last poll found a change, and no event told of it so far
+	heard   bool  // an event came since the last poll
+	polling bool  // what was reported last
 
 	last             Fingerprint // of the last wake-up; zero for no file
 	debounce, settle *time.Timer
@@ -97,11 +118,36 @@ func (w *watcher) event(ok bool) {
 	if !ok {
 		w.closeEvents()
 	}
+	w.heard = true
 	now := time.Now()
 	if w.stormEnd.IsZero() {
 		w.stormEnd = now.Add(stormTime)
 	}
 	w.debounce.Reset(min(quietTime, w.stormEnd.Sub(now)))
+}
+
+// poll looks without having been told to.
+func (w *watcher) poll() {
+	// The event may be on its way still, so it has until the next poll to come.
+	if w.suspect && !w.heard {
+		w.silent = ErrSilent
+	}
+	before, told := w.last, !w.stormEnd.IsZero() || w.events == nil
+	w.look(false)
+	w.suspect, w.heard = w.last != before && !told, false
+	w.tell()
+}
+
+// tell reports how changes are found, if that is another way than before.
+func (w *watcher) tell() {
+	reason := w.reason
+	if reason == nil {
+		reason = w.silent
+	}
+	if polling := reason != nil; polling != w.polling {
+		w.polling = polling
+		w.report(reason)
+	}
 }
 
 // look wakes if the file is not the one of the last wake-up, or always.
@@ -113,6 +159,7 @@ func (w *watcher) look(always bool) {
 			break
 		}
 	}
+	w.tell()
 	fp, err := Stat(w.path)
 	if err != nil {
 		fp = Fingerprint{}
@@ -133,9 +180,11 @@ func (w *watcher) look(always bool) {
 // follow makes the watched directories those that matter now and reports
 // whether there is a new one among them.
 func (w *watcher) follow() (added bool) {
+	w.reason = nil
 	if w.events == nil {
 		events, err := w.open()
 		if err != nil {
+			w.reason = err
 			return false
 		}
 		w.events = events
@@ -155,8 +204,14 @@ func (w *watcher) follow() (added bool) {
 			continue
 		}
 		fp, err := Stat(dir)
-		if err != nil || w.events.Add(dir) != nil {
+		if err != nil {
 			continue // the next poll tries again
+		}
+		if err := w.events.Add(dir); err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				w.reason = &fs.PathError{Op: "watch", Path: dir, Err: err}
+			}
+			continue
 		}
 		w.watched[dir] = fp
 		added = true

@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -71,12 +72,56 @@ func BenchmarkFollow(b *testing.B) {
 	}
 }
 
-// BenchmarkRead decodes a whole snapshot, as each reader does for each commit.
+// BenchmarkRead opens a reader and loads the whole snapshot, as each reader does
+// at its start and when the snapshot is replaced. It also says how big the files
+// are.
 func BenchmarkRead(b *testing.B) {
-	path, _ := filled(b, 10000)
-	for b.Loop() {
-		r := openAt(b, path, readOnly())
-		load(b, r, "")
-		r.Close()
+	for _, n := range []int{1000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			path, _ := filled(b, n)
+			for b.Loop() {
+				r := openAt(b, path, readOnly())
+				load(b, r, "")
+				r.Close()
+			}
+			for _, end := range []string{"", ".snap"} {
+				info, err := os.Stat(path + end)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(info.Size())/1e6, "MB"+end)
+			}
+		})
+	}
+}
+
+// BenchmarkOpen opens a writer on what is there, and closes it.
+func BenchmarkOpen(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			path, w := filled(b, n)
+			w.Close()
+			for b.Loop() {
+				openAt(b, path, nil).Close()
+			}
+		})
+	}
+}
+
+// BenchmarkFull replaces everything.
+func BenchmarkFull(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			_, w := filled(b, n)
+			version := int64(1)
+			for b.Loop() {
+				version++
+				items := make([]store.Item, n)
+				for i := range items {
+					items[i] = store.Item{Kind: store.Flag, Key: fmt.Sprintf("flag-%06d", i), Version: version, Data: make([]byte, 2048)}
+				}
+				apply(b, w, store.Change{Full: true, Items: items})
+			}
+		})
 	}
 }

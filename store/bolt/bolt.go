@@ -1,11 +1,12 @@
 // Package bolt keeps flags in a bbolt database that one process writes, and in
-// an immutable snapshot file beside it that any number of processes read.
+// a snapshot file beside it that any number of processes read.
 //
-// For a store at path there are three files in one directory:
+// For a store at path there are these files in one directory:
 //
-//	path        the bbolt database, the durable record; only the writer opens it
-//	path.snap   the published content: one checksummed file, replaced whole
-//	path.lock   what a writer holds for its whole life; never removed
+//	path            the bbolt database, the durable record; only the writer opens it
+//	path.snap       the published content: one checksummed file
+//	path.lock       what a writer holds for its whole life; never removed
+//	path.heartbeat  how current the content is, if the writer says so
 //
 // Apply commits to the database first and publishes the snapshot second, so the
 // snapshot is never ahead of the record. A writer publishes when it opens the
@@ -19,9 +20,12 @@
 // that files which were put back from a backup repeat none. Readers load
 // everything once after each.
 //
-// Every commit publishes the whole content, so its cost grows with the content:
-// see the package's benchmarks before storing tens of thousands of flags that
-// change many times a second.
+// A change that only adds or replaces items is appended to the snapshot as a
+// frame with a checksum of its own, so a patch costs the patch, for the writer and
+// for each reader that follows. Every other change, and one for which the frames
+// would be more than a quarter of the file, writes the snapshot anew and renames
+// it into place, and so does Close. A frame that is not all there counts as not
+// there, so readers find the states that were committed and nothing between them.
 //
 // The files belong on a local filesystem; locks and renames over a network
 // filesystem do not keep these promises. Writing needs a lock that works on Linux
@@ -32,6 +36,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -56,6 +61,10 @@ type Options struct {
 	// MaxSnapshot is the size of the published file in bytes that a writer does
 	// not exceed and a reader does not read. Zero means 1 GiB.
 	MaxSnapshot int64
+
+	// Logger hears of it when a reader's Watch has to poll because events of the
+	// system do not come. Nil means silence.
+	Logger *slog.Logger
 }
 
 // A Store is a [store.DataStore] and [store.Watcher] on files. Its methods are
@@ -68,6 +77,8 @@ type Store struct {
 type handle interface {
 	store.DataStore
 	store.Watcher
+	store.HeartbeatWriter
+	store.HeartbeatReader
 }
 
 var _ handle = (*Store)(nil)
@@ -87,6 +98,9 @@ func Open(path string, o *Options) (*Store, error) {
 	}
 	if opts.MaxSnapshot <= 0 {
 		opts.MaxSnapshot = 1 << 30
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if path == "" {
 		return nil, errors.New("bolt: open: empty path")

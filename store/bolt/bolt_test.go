@@ -374,7 +374,7 @@ func TestDeltaIsCopied(t *testing.T) {
 	e.add(record{item("a", 1), 1})
 	e.add(record{item("b", 2), 2})
 	b := e.finish(mark{epoch: 7, seq: 2}, time.Now())
-	m, err := decode(b)
+	m, _, err := decode(b)
 	if err != nil {
 		t.Fatal(err)
 	}

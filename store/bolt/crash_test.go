@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,50 +121,101 @@ func (w *watched) state() (last int64, seen int, err error) {
 	return w.last, w.seen, w.fail
 }
 
+// killsEnv says how many writers TestKilledWriter kills, if not 400.
+const killsEnv = "FLAGSTEAD_BOLT_KILLS"
+
 // A writer that is killed at any moment leaves the old state or the new one,
 // keeps what it acknowledged, and does not confuse those who read meanwhile.
+// Several stores suffer at once, for processes spend most of their life starting.
 func TestKilledWriter(t *testing.T) {
-	path := newPath(t)
-	w := &watched{news: make(chan struct{}, 1)}
-	follow(t, openAt(t, path, readOnly()), w.deliver)
-
-	const rounds = 25
-	acked := int64(0)
-	for round := range rounds {
-		if acked = killOne(t, path, acked, round%2 == 0); t.Failed() {
-			return
-		}
-		snap, err := openAt(t, path, readOnly()).Load(t.Context(), "")
+	kills := 400
+	if text := os.Getenv(killsEnv); text != "" {
+		n, err := strconv.Atoi(text)
 		if err != nil {
-			// The first one may not have got as far as a snapshot.
-			t.Fatalf("round %d: %v", round, err)
+			t.Fatalf("%s: %v", killsEnv, err)
 		}
-		if n, err := generationOf(snap.Items); err != nil || n < acked || n > acked+1 {
-			t.Fatalf("round %d: published %d (%v), acknowledged %d", round, n, err, acked)
+		kills = n
+	}
+	const lanes = 4
+	var working, early, seen, commits atomic.Int64
+	t.Run("lanes", func(t *testing.T) {
+		for lane := range lanes {
+			t.Run(fmt.Sprint(lane), func(t *testing.T) {
+				t.Parallel()
+				k := killer{path: newPath(t), working: &working, early: &early}
+				seen.Add(k.run(t, kills/lanes))
+				commits.Add(k.acked)
+			})
+		}
+	})
+	t.Logf("%d writers killed at work and %d before, after %d commits; the followers saw %d states", working.Load(), early.Load(), commits.Load(), seen.Load())
+	if working.Load() < int64(kills/2) {
+		t.Errorf("only %d of %d writers were killed at work", working.Load(), kills)
+	}
+}
+
+// A killer kills the writers of one store.
+type killer struct {
+	path           string
+	acked          int64         // the last generation known to be committed
+	working, early *atomic.Int64 // kills, of all killers
+}
+
+// run kills n writers and checks after each what is left. It returns how many
+// states a follower saw.
+func (k *killer) run(t *testing.T, n int) int64 {
+	w := &watched{news: make(chan struct{}, 1)}
+	follow(t, openAt(t, k.path, readOnly()), w.deliver)
+	for round := range n {
+		k.killOne(t, round%5 == 0)
+		k.check(t, "round "+fmt.Sprint(round))
+		if t.Failed() {
+			return 0
 		}
 	}
-	s := openAt(t, path, nil)
-	n, err := generationOf(load(t, s, "").Items)
-	if err != nil || n < acked || n > acked+1 {
-		t.Errorf("at the end: %d (%v), acknowledged %d", n, err, acked)
+	s := openAt(t, k.path, nil) // a writer of this process
+	last, err := generationOf(load(t, s, "").Items)
+	if err != nil || last < k.acked || last > k.acked+1 {
+		t.Errorf("at the end: %d (%v), acknowledged %d", last, err, k.acked)
 	}
 	limit := time.After(patience)
 	for {
-		last, seen, err := w.state()
+		at, seen, err := w.state()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if last == n {
-			t.Logf("%d generations, %d of them seen", n, seen)
-			break
+		if at == last {
+			k.checkDir(t)
+			return int64(seen)
 		}
 		select {
 		case <-w.news:
 		case <-limit:
-			t.Fatalf("the follower is at %d, the store at %d", last, n)
+			t.Fatalf("the follower is at %d, the store at %d", at, last)
 		}
 	}
-	left, err := os.ReadDir(strings.TrimSuffix(path, "/flags.db"))
+}
+
+// check reads what is published. What the database has is checked by the next
+// writer, which says what it finds.
+func (k *killer) check(t *testing.T, when string) {
+	r, err := Open(k.path, readOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	snap, err := r.Load(t.Context(), "")
+	if err != nil {
+		t.Fatalf("%s: unreadable: %v", when, err)
+	}
+	if n, err := generationOf(snap.Items); err != nil || n < k.acked || n > k.acked+1 {
+		t.Fatalf("%s: published %d (%v), acknowledged %d", when, n, err, k.acked)
+	}
+}
+
+// checkDir wants nothing left behind.
+func (k *killer) checkDir(t *testing.T) {
+	left, err := os.ReadDir(filepath.Dir(k.path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,50 +228,90 @@ func TestKilledWriter(t *testing.T) {
 	}
 }
 
-// killOne runs a writer, kills it and returns the last generation that is known
-// to be committed.
-func killOne(t *testing.T, path string, acked int64, early bool) int64 {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), writerEnv+"="+path)
-	cmd.Stderr = os.Stderr
-	if _, err := cmd.StdinPipe(); err != nil { // open as long as this process lives
-		t.Fatal(err)
+// killOne runs a writer and kills it: while it works, or early, which may be
+// before it has opened the store.
+func (k *killer) killOne(t *testing.T, early bool) {
+	p := startWriter(t, k.path)
+	defer p.wait()
+	atWork := false
+	if early {
+		defer time.AfterFunc(rand.N(60*time.Millisecond), p.kill).Stop()
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	kill := func() { cmd.Process.Kill() }
-	watchdog := time.AfterFunc(patience, kill)
-	defer watchdog.Stop()
-	if early { // perhaps before it has opened the store
-		defer time.AfterFunc(rand.N(120*time.Millisecond), kill).Stop()
-	}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		what, number, _ := strings.Cut(lines.Text(), " ")
+	for p.lines.Scan() {
+		what, number, _ := strings.Cut(p.lines.Text(), " ")
 		n, err := strconv.ParseInt(number, 10, 64)
 		switch {
 		case err != nil:
-			t.Errorf("the writer says: %s", lines.Text())
+			t.Errorf("the writer says: %s", p.lines.Text())
 		case what == "open":
-			if n < acked || n > acked+1 {
-				t.Errorf("opened at %d, acknowledged %d", n, acked)
+			if n < k.acked || n > k.acked+1 {
+				t.Errorf("opened at %d, acknowledged %d", n, k.acked)
 			}
-			if !early {
-				defer time.AfterFunc(rand.N(60*time.Millisecond), kill).Stop()
+			if atWork = true; !early {
+				defer time.AfterFunc(rand.N(30*time.Millisecond), p.kill).Stop()
 			}
-			acked = n
+			k.acked = n
 		case what == "done":
-			if n != acked+1 {
-				t.Errorf("%d follows %d", n, acked)
+			if n != k.acked+1 {
+				t.Errorf("%d follows %d", n, k.acked)
 			}
-			acked = n
+			k.acked = n
 		}
 	}
-	cmd.Wait()
-	return acked
+	if atWork {
+		k.working.Add(1)
+	} else {
+		k.early.Add(1)
+	}
+}
+
+// A process is another process of this program, which prints lines.
+type process struct {
+	cmd   *exec.Cmd
+	lines *bufio.Scanner
+	stop  *time.Timer
+}
+
+func startWriter(t *testing.T, path string) *process { return start(t, writerEnv+"="+path) }
+
+// start runs this program with one more variable in its environment. It is
+// killed if it runs for longer than patience, and dies with this process.
+func start(t *testing.T, env string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(os.Args[0])}
+	p.cmd.Env = append(os.Environ(), env)
+	p.cmd.Stderr = os.Stderr
+	dieWithParent(p.cmd)
+	if _, err := p.cmd.StdinPipe(); err != nil { // open as long as this process lives
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.lines = bufio.NewScanner(out)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.stop = time.AfterFunc(patience, p.kill)
+	return p
+}
+
+func (p *process) kill() { p.cmd.Process.Kill() }
+
+func (p *process) wait() {
+	p.cmd.Wait()
+	p.stop.Stop()
+}
+
+// next returns the rest of the next line that begins with what.
+func (p *process) next(t *testing.T, what string) string {
+	t.Helper()
+	for p.lines.Scan() {
+		if word, rest, _ := strings.Cut(p.lines.Text(), " "); word == what {
+			return rest
+		}
+	}
+	t.Fatalf("the process ended before it said %q", what)
+	return ""
 }

@@ -71,6 +71,10 @@ func TestDamagedSnapshot(t *testing.T) {
 		if err == nil && (got.Rev != rev || text(got) != want) {
 			t.Errorf("%s: wrong content: %+v", what, got)
 		}
+		if what == "longer" && err == nil {
+			r.Close()
+			continue // a frame may begin with one byte
+		}
 		if err == nil || !strings.Contains(err.Error(), snapPath) {
 			t.Errorf("%s: error %v", what, err)
 		}
@@ -211,10 +215,14 @@ func FuzzDecode(f *testing.F) {
 			binary.LittleEndian.PutUint64(b[44:], uint64(len(b)-headerSize))
 			binary.LittleEndian.PutUint32(b[crcAt:], checksum(b))
 		}
-		m, err := decode(b)
+		if m, l, err := decode(b); err == nil && (l.end > int64(len(b)) || m.seq != l.seq) {
+			t.Errorf("%x ends at %d, commit %d of %d", b, l.end, m.seq, l.seq)
+		}
+		m, l, err := decodeBody(b)
 		if err != nil {
 			return
 		}
+		b = b[:l.end]
 		var e encoder
 		e.reset()
 		for _, r := range m.items {

@@ -35,6 +35,7 @@ import (
 const (
 	valueHead = 21
 	stateSize = 40
+	dbVersion = 1
 	maxKey    = bbolt.MaxKeySize - 1 // the kind takes a byte
 )
 
@@ -205,8 +206,8 @@ func readAll(tx *bbolt.Tx) (*image, error) {
 	if len(state) != stateSize || crc32.Checksum(state[4:], castagnoli) != le.Uint32(state) {
 		return nil, errors.New("damaged: bad checksum of the state")
 	}
-	if v := le.Uint32(state[4:]); v != formatVersion {
-		return nil, fmt.Errorf("format version %d, this program reads %d", v, formatVersion)
+	if v := le.Uint32(state[4:]); v != dbVersion {
+		return nil, fmt.Errorf("format version %d, this program reads %d", v, dbVersion)
 	}
 	m := &image{mark: mark{epoch: le.Uint64(state[8:]), seq: le.Uint64(state[16:]), full: le.Uint64(state[24:])}}
 	count := le.Uint64(state[32:])
@@ -254,7 +255,7 @@ func valueSum(key, value []byte) uint32 {
 func dbState(m mark, count int) []byte {
 	v := make([]byte, stateSize)
 	le := binary.LittleEndian
-	le.PutUint32(v[4:], formatVersion)
+	le.PutUint32(v[4:], dbVersion)
 	le.PutUint64(v[8:], m.epoch)
 	le.PutUint64(v[16:], m.seq)
 	le.PutUint64(v[24:], m.full)

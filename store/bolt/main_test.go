@@ -18,20 +18,32 @@ import (
 	"github.com/flagstead/flagstead/store/storetest"
 )
 
-// writerEnv makes the test binary a writer on the path it names.
-const writerEnv = "FLAGSTEAD_BOLT_TEST_WRITER"
+// These make the test binary another process, on the path that they name.
+const (
+	writerEnv = "FLAGSTEAD_BOLT_TEST_WRITER"
+	readerEnv = "FLAGSTEAD_BOLT_TEST_READER"
+
+	beatingEnv = "FLAGSTEAD_BOLT_TEST_HEARTBEATS"
+)
 
 func TestMain(m *testing.M) {
 	storetest.Child(func(place string, write bool) (store.DataStore, error) {
 		return Open(place, &Options{ReadOnly: !write, LockTimeout: patience})
 	})
-	if path := os.Getenv(writerEnv); path != "" {
-		go func() {
-			io.Copy(io.Discard, os.Stdin) // ends with the parent
-			os.Exit(3)
-		}()
-		fmt.Println("failed", writeGenerations(path))
-		os.Exit(2)
+	for env, main := range map[string]func(path string) error{
+		writerEnv: writeGenerations,
+		readerEnv: readGenerations,
+
+		beatingEnv: writeHeartbeats,
+	} {
+		if path := os.Getenv(env); path != "" {
+			go func() {
+				io.Copy(io.Discard, os.Stdin) // ends with the parent
+				os.Exit(3)
+			}()
+			fmt.Println("failed", main(path))
+			os.Exit(2)
+		}
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"time"
@@ -24,6 +25,7 @@ type reader struct {
 	path    string
 	snap    string
 	maxSnap int64
+	log     *slog.Logger
 	life    context.Context // until Close
 	end     context.CancelFunc
 
@@ -31,6 +33,7 @@ type reader struct {
 	state  *image   // nil: nothing was there yet
 	past   []uint64 // epochs before that of state, the last one at the end
 	source stamp    // the file that state is from, or that had nothing newer
+	behind link     // what of source comes after state; zero if state is not from it
 }
 
 // A stamp identifies a published file. The header tells apart what the
@@ -42,7 +45,7 @@ type stamp struct {
 }
 
 func newReader(path string, o Options) *reader {
-	r := &reader{gate: newGate(), path: path, snap: path + ".snap", maxSnap: o.MaxSnapshot}
+	r := &reader{gate: newGate(), path: path, snap: path + ".snap", maxSnap: o.MaxSnapshot, log: o.Logger}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r
 }
@@ -52,7 +55,7 @@ func (r *reader) Load(ctx context.Context, since store.Rev) (store.Snapshot, err
 		return store.Snapshot{}, err
 	}
 	defer r.leave()
-	if err := r.refresh(); err != nil {
+	if err := r.refresh(ctx); err != nil {
 		return store.Snapshot{}, err
 	}
 	if r.state == nil {
@@ -86,10 +89,51 @@ func (m *image) since(rev store.Rev) store.Snapshot {
 	return snap
 }
 
+// tailRetries is how often a reader looks again at frames that look damaged, as
+// those may that are being written on a file system without much order.
+const (
+	tailRetries = 3
+	tailPause   = 2 * time.Millisecond
+)
+
 // refresh brings state up to what is on disk.
-func (r *reader) refresh() error {
+func (r *reader) refresh(ctx context.Context) error {
+	for try := 0; ; try++ {
+		err := r.look()
+		if !errors.Is(err, errTail) {
+			return err
+		}
+		if try == tailRetries {
+			return r.recover(err)
+		}
+		pause := time.NewTimer(tailPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// recover makes do with the database when frames are damaged. A power cut can do
+// that to the last one, and then no writer holds the database.
+func (r *reader) recover(damage error) error {
+	m, err := readDatabase(r.path)
+	if err != nil {
+		return damage
+	}
+	r.show(m)
+	return nil
+}
+
+func (r *reader) look() error {
 	if r.source != (stamp{}) {
-		if now, err := stampOf(r.snap); err == nil && now == r.source {
+		now, err := stampOf(r.snap)
+		if err == nil && now == r.source {
+			return nil
+		}
+		if err == nil && r.follow(now) {
 			return nil
 		}
 	}
@@ -100,17 +144,56 @@ func (r *reader) refresh() error {
 	if err != nil {
 		return err // names the file
 	}
-	m, err := decode(b)
+	return r.take(b, st)
+}
+
+// take makes the content of a published file the state.
+func (r *reader) take(b []byte, st stamp) error {
+	m, l, err := decode(b)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.snap, err)
 	}
 	r.show(m)
 	r.source = st
+	if r.state.epoch == m.epoch && r.state.seq == m.seq {
+		r.behind = l
+	}
 	return nil
+}
+
+// follow reads what was appended to the file that the state is from, and reports
+// whether that is all there was to do.
+func (r *reader) follow(now stamp) bool {
+	l := r.behind
+	if l.end == 0 || now.head != r.source.head || now.fp.Size <= l.end || now.fp.Size > r.maxSnap {
+		return false
+	}
+	f, size, err := openSnapshot(r.snap)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var head [headerSize]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil || head != now.head || size < now.fp.Size {
+		return false
+	}
+	b := make([]byte, now.fp.Size-l.end)
+	if _, err := f.ReadAt(b, l.end); err != nil {
+		return false
+	}
+	puts, err := l.readFrames(b)
+	if err != nil {
+		return false
+	}
+	r.state.put(puts)
+	r.state.seq = l.seq
+	r.behind, r.source = l, now
+	return true
 }
 
 // show makes m the state, unless it is one that this handle is past.
 func (r *reader) show(m *image) {
+	r.behind = link{}
 	switch {
 	case r.state == nil:
 	case m.epoch == r.state.epoch:
@@ -152,12 +235,7 @@ func (r *reader) unpublished(missing error) error {
 	if snapErr != nil {
 		return fmt.Errorf("no snapshot is published, and the database cannot be read: %w", err)
 	}
-	if m, err = decode(b); err != nil {
-		return fmt.Errorf("%s: %w", r.snap, err)
-	}
-	r.show(m)
-	r.source = st
-	return nil
+	return r.take(b, st)
 }
 
 // readDatabase copies the content of a database that no writer holds.
@@ -186,10 +264,11 @@ func stampOf(path string) (st stamp, err error) {
 	return st, err
 }
 
-// readSnapshot returns a published file's content. The file is replaced, never
-// changed, so what was opened is one state however quickly others follow, and
-// the checksum tells if somebody else meddled with it. If it is replaced between
-// the two looks at it, the stamp fits neither and the next Load reads again.
+// readSnapshot returns a published file's content. The file is replaced or grows
+// by whole frames, so what was opened is one state however quickly others follow,
+// and the checksums tell if somebody else meddled with it. If it is replaced
+// between the two looks at it, the stamp fits neither and the next Load reads
+// again, as it does if it grew.
 func readSnapshot(path string, limit int64) ([]byte, stamp, error) {
 	var st stamp
 	var err error
@@ -246,7 +325,7 @@ func (r *reader) Watch(ctx context.Context, wake func()) error {
 	both, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
-	err := fswatch.Watch(both, r.snap, wake)
+	err := fswatch.Watch(both, r.snap, wake, r.noteWatch)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -254,6 +333,15 @@ func (r *reader) Watch(ctx context.Context, wake func()) error {
 		return store.ErrClosed
 	}
 	return err
+}
+
+// noteWatch logs how changes of the snapshot are found.
+func (r *reader) noteWatch(polling error) {
+	if polling == nil {
+		r.log.Info("the flag snapshot is watched by events again", "path", r.snap)
+		return
+	}
+	r.log.Warn("changes of the flag snapshot are found by polling only, once a second", "path", r.snap, "reason", polling)
 }
 
 func (r *reader) Close() error {

@@ -26,8 +26,9 @@ import (
 //	    36    8 count of items
 //	    44    8 length of the body
 //	    52    8 time of publishing, Unix milliseconds
-//	    60    4 CRC-32C of all other bytes
+//	    60    4 CRC-32C of all other bytes of header and body
 //	    64      body
+//	            frames, see tail.go
 //
 // and in the body for each item, ordered by kind and key:
 //
@@ -40,7 +41,7 @@ import (
 //	26      key, data
 const (
 	magic         = "FLAGSNAP"
-	formatVersion = 1
+	formatVersion = 2
 	headerSize    = 64
 	crcAt         = 60
 	itemSize      = 26
@@ -119,6 +120,11 @@ func (e *encoder) reset() {
 }
 
 func (e *encoder) add(r record) {
+	e.buf = appendItem(e.buf, r)
+	e.count++
+}
+
+func appendItem(b []byte, r record) []byte {
 	var h [itemSize]byte
 	h[0] = byte(r.Kind)
 	if r.Archived {
@@ -129,10 +135,9 @@ func (e *encoder) add(r record) {
 	le.PutUint64(h[10:], r.seq)
 	le.PutUint32(h[18:], uint32(len(r.Key)))
 	le.PutUint32(h[22:], uint32(len(r.Data)))
-	e.buf = append(e.buf, h[:]...)
-	e.buf = append(e.buf, r.Key...)
-	e.buf = append(e.buf, r.Data...)
-	e.count++
+	b = append(b, h[:]...)
+	b = append(b, r.Key...)
+	return append(b, r.Data...)
 }
 
 // finish returns the file, which is valid until the next reset.
@@ -154,51 +159,68 @@ func checksum(file []byte) uint32 {
 	return crc32.Update(crc32.Checksum(file[:crcAt], castagnoli), castagnoli, file[headerSize:])
 }
 
-// decode reads a published file. The Data of the items aliases b. What it
-// accepts, it accepts in one spelling only: the encoder writes the same bytes.
-func decode(b []byte) (*image, error) {
+// decode reads a published file and returns where in it the next frame will be.
+// The Data of the items aliases b.
+func decode(b []byte) (*image, link, error) {
+	m, l, err := decodeBody(b)
+	if err != nil {
+		return nil, link{}, err
+	}
+	puts, err := l.readFrames(b[l.end:])
+	if err != nil {
+		return nil, link{}, err
+	}
+	m.put(puts)
+	m.seq = l.seq
+	return m, l, nil
+}
+
+// decodeBody reads a published file without its frames. What it accepts, it
+// accepts in one spelling only: the encoder writes the same bytes.
+func decodeBody(b []byte) (*image, link, error) {
 	if len(b) < headerSize {
-		return nil, fmt.Errorf("%w: %d bytes are too few for a header", errDamaged, len(b))
+		return nil, link{}, fmt.Errorf("%w: %d bytes are too few for a header", errDamaged, len(b))
 	}
 	le := binary.LittleEndian
 	if string(b[:8]) != magic {
-		return nil, fmt.Errorf("%w or foreign: no snapshot's magic number", errDamaged)
+		return nil, link{}, fmt.Errorf("%w or foreign: no snapshot's magic number", errDamaged)
 	}
 	if v := le.Uint32(b[8:]); v != formatVersion {
-		return nil, fmt.Errorf("format version %d, this program reads %d", v, formatVersion)
+		return nil, link{}, fmt.Errorf("format version %d, this program reads %d", v, formatVersion)
 	}
 	m := &image{mark: mark{epoch: le.Uint64(b[12:]), seq: le.Uint64(b[20:]), full: le.Uint64(b[28:])}}
 	count, length := le.Uint64(b[36:]), le.Uint64(b[44:])
-	body := b[headerSize:]
-	if length != uint64(len(body)) {
-		return nil, fmt.Errorf("%w: body of %d bytes, header says %d", errDamaged, len(body), length)
+	if length > uint64(len(b)-headerSize) {
+		return nil, link{}, fmt.Errorf("%w: body of %d bytes, header says %d", errDamaged, len(b)-headerSize, length)
 	}
+	b = b[:headerSize+length]
+	body := b[headerSize:]
 	if sum := le.Uint32(b[crcAt:]); sum != checksum(b) {
-		return nil, fmt.Errorf("%w: checksum %08x, header says %08x", errDamaged, checksum(b), sum)
+		return nil, link{}, fmt.Errorf("%w: checksum %08x, header says %08x", errDamaged, checksum(b), sum)
 	}
 	// From here on only a file that was written wrongly fails.
 	if count > length/itemSize {
-		return nil, fmt.Errorf("%w: %d items cannot be in %d bytes", errDamaged, count, length)
+		return nil, link{}, fmt.Errorf("%w: %d items cannot be in %d bytes", errDamaged, count, length)
 	}
 	if m.full > m.seq || m.seq == 0 && count > 0 {
-		return nil, fmt.Errorf("%w: %d items at commit %d, the last full one %d", errDamaged, count, m.seq, m.full)
+		return nil, link{}, fmt.Errorf("%w: %d items at commit %d, the last full one %d", errDamaged, count, m.seq, m.full)
 	}
 	m.items = make([]record, 0, count)
 	for len(body) > 0 {
 		r, n, err := decodeItem(body, m.seq)
 		if err != nil {
-			return nil, fmt.Errorf("%w: item %d: %w", errDamaged, len(m.items), err)
+			return nil, link{}, fmt.Errorf("%w: item %d: %w", errDamaged, len(m.items), err)
 		}
 		if last := len(m.items) - 1; last >= 0 && compareIDs(m.items[last].ID(), r.ID()) >= 0 {
-			return nil, fmt.Errorf("%w: item %d: out of order", errDamaged, len(m.items))
+			return nil, link{}, fmt.Errorf("%w: item %d: out of order", errDamaged, len(m.items))
 		}
 		m.items = append(m.items, r)
 		body = body[n:]
 	}
 	if uint64(len(m.items)) != count {
-		return nil, fmt.Errorf("%w: %d items, header says %d", errDamaged, len(m.items), count)
+		return nil, link{}, fmt.Errorf("%w: %d items, header says %d", errDamaged, len(m.items), count)
 	}
-	return m, nil
+	return m, link{end: int64(len(b)), sum: le.Uint32(b[crcAt:]), seq: m.seq}, nil
 }
 
 // decodeItem reads the item that b begins with and returns its length.

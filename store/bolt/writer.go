@@ -2,8 +2,10 @@ package bolt
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,8 +28,10 @@ type writer struct {
 	// What follows belongs to the call that has the turn.
 	db        *database
 	order     []store.ID // ordered keys of items
-	size      int64      // of the published file
+	size      int64      // of a published file without frames
 	enc       encoder
+	behind    link                // of the published file
+	base      int64               // size of its header and body
 	published fswatch.Fingerprint // of the snapshot that has the state; zero if none has
 	unsure    bool                // a commit failed: the database may have it or not
 
@@ -215,6 +219,15 @@ func (w *writer) show() error {
 	return nil
 }
 
+// rest publishes the state without frames: in a file that nobody mends, damage
+// of each byte has to show.
+func (w *writer) rest() error {
+	if w.behind.end != w.base {
+		w.published = fswatch.Fingerprint{}
+	}
+	return w.show()
+}
+
 // A plan is what a change comes to.
 type plan struct {
 	changed bool
@@ -279,7 +292,6 @@ func (w *writer) commit(p plan) error {
 		w.unsure = true
 		return err
 	}
-	w.published = fswatch.Fingerprint{}
 	w.mu.Lock()
 	for _, id := range p.dels {
 		delete(w.items, id)
@@ -287,10 +299,15 @@ func (w *writer) commit(p plan) error {
 	for _, r := range p.puts {
 		w.items[r.ID()] = r
 	}
+	// Nobody must find less than the first commit where it was cut off.
+	whole := w.state.full != p.next.full || w.state.seq == 0
 	w.state, w.size = p.next, p.size
 	w.mu.Unlock()
 	if p.moved {
 		w.sort()
+	}
+	if whole || !w.extend(p.puts) {
+		w.published = fswatch.Fingerprint{}
 	}
 	w.tell()
 	return nil
@@ -304,6 +321,49 @@ func (w *writer) tell() {
 	w.mu.Unlock()
 }
 
+// A published file is written anew when its frames are a quarter of it, but not
+// for a few.
+const fewFrames = 64 << 10
+
+// extend appends a commit to the published file, which has what was before, and
+// reports whether it could. A file that it spoils is written anew by show.
+func (w *writer) extend(puts []record) bool {
+	size := int64(frameSize)
+	for _, r := range puts {
+		size += r.size()
+	}
+	if w.published == (fswatch.Fingerprint{}) || w.published.Size != w.behind.end || w.behind.end+size > w.maxSnap || size > math.MaxInt32 ||
+		w.behind.end-w.base+size > max(w.base/4, fewFrames) {
+		return false
+	}
+	f, err := os.OpenFile(w.snap, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return false // perhaps only replacing it is allowed
+	}
+	defer f.Close()
+	if now, err := fswatch.Stat(w.snap); err != nil || now != w.published {
+		return false
+	}
+	w.published = fswatch.Fingerprint{}
+	w.enc.buf = w.behind.appendFrame(w.enc.buf[:0], w.state.seq, puts)
+	if _, err := f.Write(w.enc.buf); err != nil {
+		return false
+	}
+	if err := f.Sync(); err != nil {
+		return false
+	}
+	// It must be the file at the path that grew, and by nothing else.
+	now, err := fswatch.Stat(w.snap)
+	if err != nil || now.Size != w.behind.end {
+		return false
+	}
+	if info, err := f.Stat(); err != nil || fswatch.Of(info) != now {
+		return false
+	}
+	w.published = now
+	return true
+}
+
 func (w *writer) publish() error {
 	w.published = fswatch.Fingerprint{}
 	if w.size > w.maxSnap {
@@ -313,9 +373,12 @@ func (w *writer) publish() error {
 	for _, id := range w.order {
 		w.enc.add(w.items[id])
 	}
-	if err := fswatch.WriteFile(w.snap, w.enc.finish(w.state, time.Now())); err != nil {
+	text := w.enc.finish(w.state, time.Now())
+	if err := fswatch.WriteFile(w.snap, text); err != nil {
 		return err
 	}
+	w.base = int64(len(text))
+	w.behind = link{end: w.base, sum: binary.LittleEndian.Uint32(text[crcAt:]), seq: w.state.seq}
 	// A file that is gone again is published by the next call.
 	w.published, _ = fswatch.Stat(w.snap)
 	return nil
@@ -344,7 +407,7 @@ func (w *writer) Close() error {
 	return w.shut(func() error {
 		err := w.recall()
 		if err == nil {
-			err = w.show()
+			err = w.rest()
 		}
 		err = errors.Join(err, w.db.close())
 		w.unlock()

@@ -128,6 +128,9 @@ func (s *Store) commit(target string, c store.Change) (store.Rev, error) {
 	if int64(len(text)) > s.opts.MaxSize {
 		return "", fmt.Errorf("the document would have %d bytes, more than the limit of %d", len(text), s.opts.MaxSize)
 	}
+	if text, err = s.form.write(text); err != nil {
+		return "", err
+	}
 	removeStrays(target)
 	if err := fswatch.WriteFile(target, text); err != nil {
 		return "", err

@@ -2,9 +2,11 @@ package file_test
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/flagstead/flagstead/internal/wire"
 	"github.com/flagstead/flagstead/store"
 	"github.com/flagstead/flagstead/store/file"
 )
@@ -20,22 +22,31 @@ func flagsOf2KB(n int) []store.Item {
 	return items
 }
 
+// BenchmarkFirstLoad opens a reader and loads the file in each of its forms. It
+// also says how big the file is.
 func BenchmarkFirstLoad(b *testing.B) {
 	for _, n := range []int{1000, 10000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			path := fileIn(b.TempDir())
-			apply(b, open(b, path, nil), store.Change{Full: true, Items: flagsOf2KB(n)})
-			for b.Loop() {
-				s, err := file.Open(path, &file.Options{ReadOnly: true})
-				if err != nil {
-					b.Fatal(err)
+		for _, name := range []string{"flags.json", "flags.json.gz", "flags.yaml"} {
+			b.Run(fmt.Sprint(n, "/", name), func(b *testing.B) {
+				path := filepath.Join(b.TempDir(), name)
+				text := wire.AppendDataSync(nil, wire.Full, flagsOf2KB(n)) // JSON is YAML
+				if strings.HasSuffix(name, ".gz") {
+					text = zip(b, text)
 				}
-				if got := len(load(b, s).Items); got != n {
-					b.Fatalf("%d items, want %d", got, n)
+				write(b, path, text)
+				for b.Loop() {
+					s, err := file.Open(path, &file.Options{ReadOnly: true})
+					if err != nil {
+						b.Fatal(err)
+					}
+					if got := len(load(b, s).Items); got != n {
+						b.Fatalf("%d items, want %d", got, n)
+					}
+					s.Close()
 				}
-				s.Close()
-			}
-		})
+				b.ReportMetric(float64(len(text))/1e6, "MB")
+			})
+		}
 	}
 }
 

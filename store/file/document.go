@@ -169,21 +169,19 @@ func extrasOf(items []store.Item) extras {
 	return x
 }
 
-var byteOrderMark = []byte("\xef\xbb\xbf") // some editors put one before UTF-8
-
 // parse reads a document. The errors in skipped are of single items that cannot
-// be used; the others are unaffected.
-func parse(text []byte) (c content, skipped []error, err error) {
-	text = bytes.TrimPrefix(text, byteOrderMark)
-	doc, ok := scan(text)
+// be used; the others are unaffected. Errors say where in the file they are.
+func parse(s source) (c content, skipped []error, err error) {
+	doc, ok := scan(s.json)
 	if !ok {
-		if doc, err = decode(text); err != nil {
-			return content{}, nil, err
+		if doc, err = decode(s.json); err != nil {
+			return content{}, nil, s.placed(err)
 		}
 	}
+	s.placeSkipped(doc.Skipped)
 	odd, err := parseExtras(doc.extras)
 	if err != nil {
-		return content{}, nil, err
+		return content{}, nil, s.placed(err)
 	}
 	c = content{items: merged(append(odd, doc.Items...)), odd: map[store.ID]bool{}}
 	for _, it := range odd {

@@ -1,9 +1,23 @@
-// Package file keeps flags in a JSON file of the shape that FeatBit exports.
+// Package file keeps flags in a JSON or YAML file of the shape that FeatBit
+// exports.
 //
 // The file is what GET /api/public/sdk/server/latest-all of FeatBit's evaluation
 // server returns, read exactly as exported:
 //
 //	{"messageType":"data-sync","data":{"eventType":"full","featureFlags":[…],"segments":[…]}}
+//
+// The name says what is in the file: .yaml and .yml stand for YAML, .gz behind
+// that or behind .json for gzip, and every other name for JSON. YAML says the same
+// in other clothes, and package file reads it so that nothing gets lost: numbers
+// keep their digits, dates are the text that is written, names that occur twice
+// are an error, and so is what JSON cannot say. One thing is made easier: the value
+// of a variation or a condition, which is a text in FeatBit, may be written as what
+// it stands for. There "value: true" means the text "true", "value: 1.50" the text
+// "1.50", and a list or mapping its JSON.
+//
+// YAML has no end, so half of it may look whole. Its last line must end with a
+// line break, which tells most pieces; whoever writes it slowly had better write
+// another file and rename it.
 //
 // People and programs may edit it with whatever they like; [Store.Watch] follows
 // rename-over, truncate-and-write, symlinks that are re-pointed, the directory
@@ -16,6 +30,9 @@
 // FeatBit's shape make a plain document. Items whose Data does not say what
 // their other fields say cannot be told from it, so they are kept in a member
 // "flagstead" of their own that FeatBit ignores.
+//
+// A writer's heartbeat is in a file of its own beside the document. Nobody writes
+// one for files that people edit.
 //
 // Every change rewrites the whole file and makes every reader parse all of it:
 // for tens of thousands of flags that change often, package bolt costs less.
@@ -61,15 +78,18 @@ type Options struct {
 	// error that wraps [fs.ErrNotExist] instead of an empty store.
 	ReadOnly bool
 
-	// MaxSize bounds the file in bytes, for reading and for writing. Zero means
-	// 256 MiB.
+	// MaxSize bounds the file and its document in bytes, for reading and for
+	// writing: as it is on disk, uncompressed, and after its turning from YAML
+	// to JSON. Zero means 256 MiB, or 32 MiB for YAML, which takes some 30 times
+	// its size in memory while it is parsed.
 	MaxSize int64
 
 	// LockTimeout bounds how long Apply waits for other processes that write to
 	// the same file, if its context does not end earlier. Zero means 10 seconds.
 	LockTimeout time.Duration
 
-	// Logger hears of items in the document that cannot be used. Nil means
+	// Logger hears of items in the document that cannot be used, and of it when
+	// Watch has to poll because events of the system do not come. Nil means
 	// silence.
 	Logger *slog.Logger
 }
@@ -84,6 +104,7 @@ var (
 // file.
 type Store struct {
 	path string
+	form form
 	opts Options
 
 	life context.Context // ends with Close
@@ -97,7 +118,8 @@ type Store struct {
 
 // Open returns a handle on the file at path. It does not touch the file, which
 // may be missing, as may its directory until something is to be written. A nil o
-// means the defaults.
+// means the defaults. YAML cannot be opened for writing; the error wraps
+// [errors.ErrUnsupported].
 func Open(path string, o *Options) (*Store, error) {
 	if path == "" {
 		return nil, errors.New("file: open: empty path")
@@ -106,12 +128,15 @@ func Open(path string, o *Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("file: open %s: %w", path, err)
 	}
-	s := &Store{path: abs, writing: newTurn(), reading: newTurn()}
+	s := &Store{path: abs, form: formOf(abs), writing: newTurn(), reading: newTurn()}
 	if o != nil {
 		s.opts = *o
 	}
+	if s.form.yaml && !s.opts.ReadOnly {
+		return nil, fmt.Errorf("file: open %s for writing: %w: YAML is what people write; use .json or .json.gz, or Options.ReadOnly", path, errors.ErrUnsupported)
+	}
 	if s.opts.MaxSize <= 0 {
-		s.opts.MaxSize = 256 << 20
+		s.opts.MaxSize = s.form.maxSize()
 	}
 	if s.opts.LockTimeout <= 0 {
 		s.opts.LockTimeout = 10 * time.Second
@@ -165,7 +190,7 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 		bound, cancel := s.bind(ctx)
 		defer cancel()
 		defer s.bell.add(wake)()
-		err = fswatch.Watch(bound, s.path, wake)
+		err = fswatch.Watch(bound, s.path, wake, s.noteWatch)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -174,6 +199,15 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 		err = store.ErrClosed
 	}
 	return fmt.Errorf("file: watch %s: %w", s.path, err)
+}
+
+// noteWatch logs how changes of the file are found.
+func (s *Store) noteWatch(polling error) {
+	if polling == nil {
+		s.opts.Logger.Info("the flag file is watched by events again", "path", s.path)
+		return
+	}
+	s.opts.Logger.Warn("changes of the flag file are found by polling only, once a second", "path", s.path, "reason", polling)
 }
 
 // Close ends running calls, waits for a write that has begun, and lets go of the
@@ -337,7 +371,12 @@ func (s *Store) take(data []byte) {
 		return
 	}
 	s.seen.raw = raw
-	next, skipped, err := parse(data)
+	var next content
+	var skipped []error
+	doc, err := s.form.read(data, s.opts.MaxSize)
+	if err == nil {
+		next, skipped, err = parse(doc)
+	}
 	if err != nil {
 		s.seen.broken = fmt.Errorf("%s: %w: %w", s.path, ErrBroken, err)
 		return

@@ -27,6 +27,11 @@ func TestChild(t *testing.T) {
 	switch role {
 	case "generations":
 		writeGenerations(t, path)
+	case "follow":
+		followAndTell(t, path)
+	case "heartbeats":
+		who, path, _ := strings.Cut(path, " ")
+		writeHeartbeats(t, who, path)
 	case "patches":
 		who, path, _ := strings.Cut(path, " ")
 		writePatches(t, who, path)

@@ -51,7 +51,7 @@ func membersOf(value []byte, names ...string) (map[string][]byte, bool) {
 		return nil, false
 	}
 	found, ok := map[string][]byte{}, true
-	eachMember(value, func(name, value []byte) {
+	eachMember(value, func(name, value []byte, _ int) {
 		for _, known := range names {
 			if string(name) == known {
 				_, twice := found[known]
@@ -79,7 +79,7 @@ func escaped(name []byte) bool {
 func (d *scanned) addList(kind store.Kind, list []byte) {
 	n := 0
 	var head []byte
-	eachElement(list, func(raw []byte) {
+	eachElement(list, func(raw []byte, _ int) {
 		n++
 		it, err := wire.ParseItem(kind, headOf(&head, raw))
 		if err != nil {
@@ -99,7 +99,7 @@ func headOf(buf *[]byte, raw []byte) []byte {
 		return raw
 	}
 	head := append((*buf)[:0], '{')
-	eachMember(raw, func(name, value []byte) {
+	eachMember(raw, func(name, value []byte, _ int) {
 		switch len(name) {
 		case len("id"), len("key"), len("updatedAt"), len("isArchived"):
 		default:
@@ -120,8 +120,9 @@ func headOf(buf *[]byte, raw []byte) []byte {
 // The rest walks valid JSON, and valid JSON only.
 
 // eachMember calls f with the name, without quotes but otherwise as it stands
-// there, and the value of each member of an object.
-func eachMember(object []byte, f func(name, value []byte)) {
+// there, the value and the value's offset of each member of the object that text
+// begins with.
+func eachMember(object []byte, f func(name, value []byte, at int)) {
 	i := skipSpace(object, 1)
 	for object[i] != '}' {
 		start := i
@@ -130,18 +131,19 @@ func eachMember(object []byte, f func(name, value []byte)) {
 		i = skipSpace(object, i)
 		start = skipSpace(object, i+1) // behind the colon
 		i = skipValue(object, start)
-		f(name, object[start:i:i])
+		f(name, object[start:i:i], start)
 		i = nextOf(object, i)
 	}
 }
 
-// eachElement calls f with each element of a list.
-func eachElement(list []byte, f func(value []byte)) {
+// eachElement calls f with each element, and its offset, of the list that text
+// begins with.
+func eachElement(list []byte, f func(value []byte, at int)) {
 	i := skipSpace(list, 1)
 	for list[i] != ']' {
 		start := i
 		i = skipValue(list, i)
-		f(list[start:i:i])
+		f(list[start:i:i], start)
 		i = nextOf(list, i)
 	}
 }
