@@ -286,7 +286,9 @@ func TestStartWithEverythingDown(t *testing.T) {
 			srv.Restart(t)
 			featbit.set(t, false, boolFlag("new", true, time.Now().UnixMilli()))
 			featbit.sync(t, openRedis(t, srv))
-			until(t, "Redis' flags again", func() bool { return c.Bool("new", ann, false) && c.Bool("seen", ann, false) && c.Status().State == sdk.OK })
+			until(t, "Redis' flags again", func() bool {
+				return c.Bool("new", ann, false) && c.Bool("seen", ann, false) && c.Status().State == sdk.OK
+			})
 			end()
 		})
 	}
