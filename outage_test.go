@@ -178,7 +178,7 @@ func TestFlushedRedis(t *testing.T) {
 		c := newClient(t, sdk.Config{Store: openRedis(t, srv)})
 		until(t, "a reader is ready", c.Ready)
 		wg.Go(func() {
-			for ctx.Err() == nil {
+			for tick := time.Tick(5 * time.Millisecond); ctx.Err() == nil; <-tick {
 				for i := range flags {
 					evaluations.Add(1)
 					if !c.Bool(fmt.Sprintf("f%d", i), ann, false) {
@@ -202,8 +202,8 @@ func TestFlushedRedis(t *testing.T) {
 	if wrong.Load() > 0 || evaluations.Load() == 0 {
 		t.Errorf("%d of %d evaluations gave the default", wrong.Load(), evaluations.Load())
 	}
-	// The default of Check is a second. What is beyond it is a busy machine.
-	if worst > 3*time.Second {
+	// The default of Check is a second. What is much beyond it is a busy machine.
+	if worst > 10*time.Second {
 		t.Errorf("whole again after %v", worst)
 	}
 	if s.Status().Heals < flushes {
