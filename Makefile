@@ -39,6 +39,9 @@ fuzz: ## each fuzz target for FUZZTIME
 	$(GO) test -run '^$$' -fuzz '^FuzzClient$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./sdk
 	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./internal/wire
 	$(GO) test -run '^$$' -fuzz '^FuzzParseToken$$' -fuzztime $(FUZZTIME) ./internal/protocol
+	$(GO) test -run '^$$' -fuzz '^FuzzParseMessage$$' -fuzztime $(FUZZTIME) ./store/redis
+	$(GO) test -run '^$$' -fuzz '^FuzzFrames$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store/bolt
+	$(GO) test -run '^$$' -fuzz '^FuzzYAML$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store/file
 
 torture: redis ## kill, freeze and empty everything, and check what readers see; TORTURE=10m for long
 	$(GO) run -race ./internal/torture -for $(TORTURE)
@@ -55,3 +58,5 @@ check: redis lint ## what continuous integration runs
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/flags ./internal/insight ./sdk
+	$(GO) test -run '^$$' -bench . -benchtime 100x ./store/redis ./store/bolt ./store/file
+	$(GO) test -v -count=1 -run 'TestCost|TestPushLatency' ./store/redis

@@ -6,6 +6,7 @@ import (
 	"go/doc"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +16,7 @@ import (
 )
 
 // public are the packages whose names users see.
-var public = []string{"sdk", "store", "store/bolt", "store/file", "store/memory", "store/redis", "store/storetest", "syncer", "relay"}
+var public = []string{"sdk", "store", "store/bolt", "store/file", "store/memory", "store/redis", "store/storetest", "store/faultstore", "syncer", "relay"}
 
 // A surface is what a package exports.
 type surface struct {
@@ -213,5 +214,59 @@ func main() {}
 	}
 	if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
 		t.Errorf("a block does not compile: %s", out)
+	}
+}
+
+// TestStoresPage: the tests that docs/stores.md names exist, and the rights that it
+// gives are those that were tested, which package redis documents.
+func TestStoresPage(t *testing.T) {
+	text, err := os.ReadFile("docs/stores.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]bool{}
+	err = filepath.WalkDir(".", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(name)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(source, -1) {
+			tests[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile(`\b(Test[A-Z]\w+)(…?)`).FindAllSubmatch(text, -1)
+	for _, m := range named {
+		known := tests[string(m[1])]
+		if len(m[2]) > 0 {
+			for name := range tests {
+				known = known || strings.HasPrefix(name, string(m[1]))
+			}
+		}
+		if !known && string(m[1]) != "TestMain" && string(m[1]) != "TestStore" {
+			t.Errorf("docs/stores.md names %s, which does not exist", m[1])
+		}
+	}
+	if len(named) < 20 {
+		t.Errorf("found only %d names of tests", len(named))
+	}
+	doc, err := os.ReadFile("store/redis/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tested := strings.Join(strings.Fields(strings.ReplaceAll(string(doc), "//", "")), " ")
+	rights := regexp.MustCompile(`(?s)ACL SETUSER flags-\w+ on >… (.*?)`+"```").FindAllSubmatch(text, -1)
+	if len(rights) < 2 {
+		t.Errorf("found %d users, want a reader and a syncer", len(rights))
+	}
+	for _, m := range rights {
+		for right := range strings.FieldsSeq(string(m[1])) {
+			if !strings.Contains(tested, right) {
+				t.Errorf("docs/stores.md gives %s, which package redis does not", right)
+			}
+		}
 	}
 }
