@@ -21,7 +21,7 @@ var allowed = map[string][]string{
 	"store/storetest":  {"store"},
 	"store/faultstore": {"store"},
 	"store/memory":     {"store"},
-	"store/redis":      {"store", "github.com/redis/go-redis/v9"},
+	"store/redis":      {"store", "internal/wire", "github.com/redis/go-redis/v9"},
 	"store/bolt":       {"store", "internal/beat", "internal/fswatch", "go.etcd.io/bbolt"},
 	"store/file":       {"store", "internal/beat", "internal/fswatch", "internal/wire", "go.yaml.in/yaml/v4"},
 

@@ -40,6 +40,9 @@ const (
 // Apply implements [store.Writer]. Redis decides how durable a commit is: with
 // its usual settings the last second of commits may be lost with the server.
 func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
+	if s.featbit != nil {
+		return s.featbit.apply(ctx, c)
+	}
 	rev, err := s.apply(ctx, c)
 	if err != nil {
 		return "", s.wrap("change", err)

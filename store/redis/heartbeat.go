@@ -16,7 +16,14 @@ const beatLife = 24 * time.Hour
 // WriteHeartbeat implements [store.HeartbeatWriter]. What counts is how long ago
 // the source confirmed: the clocks of this host and the server need not agree.
 func (s *Store) WriteHeartbeat(ctx context.Context, h store.Heartbeat) error {
-	_, err := s.run(ctx, s.command(beatScript), []string{s.beat},
+	if s.featbit != nil {
+		return s.featbit.writeHeartbeat(ctx, h)
+	}
+	return s.writeHeartbeat(ctx, s.beat, h)
+}
+
+func (s *Store) writeHeartbeat(ctx context.Context, key string, h store.Heartbeat) error {
+	_, err := s.run(ctx, s.command(beatScript), []string{key},
 		age(h.Confirmed, time.Now()), h.Source, h.Writer, store.HeartbeatLife.Milliseconds(), beatLife.Milliseconds())
 	if err != nil {
 		return s.wrap("write heartbeat of", err)
@@ -27,7 +34,14 @@ func (s *Store) WriteHeartbeat(ctx context.Context, h store.Heartbeat) error {
 // ReadHeartbeat implements [store.HeartbeatReader]. Its times are of this host's
 // clock, as old as they are by the server's.
 func (s *Store) ReadHeartbeat(ctx context.Context) (store.Heartbeat, error) {
-	reply, err := s.run(ctx, s.query(beatsScript), []string{s.beat})
+	if s.featbit != nil {
+		return s.featbit.readHeartbeat(ctx)
+	}
+	return s.readHeartbeat(ctx, s.beat)
+}
+
+func (s *Store) readHeartbeat(ctx context.Context, key string) (store.Heartbeat, error) {
+	reply, err := s.run(ctx, s.query(beatsScript), []string{key})
 	if err != nil {
 		return store.Heartbeat{}, s.wrap("read heartbeat of", err)
 	}

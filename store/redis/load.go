@@ -50,6 +50,9 @@ func parseRev(rev store.Rev) (position, bool) {
 // handle has shown a later state. A full change by somebody who knows better is
 // such a move.
 func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
+	if s.featbit != nil {
+		return s.featbit.load(ctx, since)
+	}
 	snap, err := s.load(ctx, since)
 	if err != nil {
 		return store.Snapshot{}, s.wrap("load", err)

@@ -30,11 +30,17 @@ func (damaged) Unwrap() error { return store.ErrDamaged }
 
 // Options tunes a [Store]. The zero value is useful.
 type Options struct {
+	// Layout is LayoutNative or LayoutFeatBit.
+	Layout Layout
+
+	// FeatBit tunes LayoutFeatBit and has to be empty without it.
+	FeatBit FeatBitOptions
+
 	// Prefix starts all keys. Empty means "flagstead".
 	Prefix string
 
 	// Env names the environment, the place within the server. Empty means
-	// "default".
+	// "default". In LayoutFeatBit it is the id of FeatBit's environment.
 	Env string
 
 	// Timeout bounds one command, and five times that bounds loading everything.
@@ -46,7 +52,9 @@ type Options struct {
 	Username, Password string
 
 	// Logger, if not nil, gets a warning if the server may evict the flags. To find
-	// out takes one INFO; a server that forbids it is not warned of.
+	// out takes one INFO; a server that forbids it is not warned of. In LayoutFeatBit
+	// it hears as well of values that cannot be used, of members of an index without
+	// one, and of messages that could not be published.
 	Logger *slog.Logger
 
 	// TLS, if not nil, is how Open's connections are encrypted: another certificate
@@ -55,16 +63,21 @@ type Options struct {
 	TLS *tls.Config
 }
 
+const (
+	defaultPrefix = "flagstead"
+	defaultEnv    = "default"
+)
+
 func (o *Options) withDefaults() Options {
 	var out Options
 	if o != nil {
 		out = *o
 	}
 	if out.Prefix == "" {
-		out.Prefix = "flagstead"
+		out.Prefix = defaultPrefix
 	}
 	if out.Env == "" {
-		out.Env = "default"
+		out.Env = defaultEnv
 	}
 	if out.Timeout <= 0 {
 		out.Timeout = 2 * time.Second
@@ -88,6 +101,8 @@ type Store struct {
 	history    history
 	noReadOnly atomic.Bool // the server has no read-only scripts
 	warned     atomic.Bool // of what may be evicted, or there is nothing to warn of
+
+	featbit *featbit // nil in the native layout
 
 	quiet  time.Duration // Watch asks for a sign of life after this
 	silent time.Duration // and gives up after this
@@ -116,6 +131,8 @@ var (
 // The parameters are
 //
 //	env, prefix               win over o
+//	layout, write             layout=featbit is FeatBit's own, which write=true writes
+//	                          ([FeatBitOptions])
 //	master                    the name that the Sentinels know the master by
 //	sentinel_username, sentinel_password
 //	                          what the Sentinels themselves ask for
@@ -140,11 +157,17 @@ func Open(rawURL string, o *Options) (*Store, error) {
 	}
 	opts.Prefix = cmp.Or(t.prefix, opts.Prefix)
 	opts.Env = cmp.Or(t.env, opts.Env)
+	if err := featbitParams(t.layout, t.write, &opts); err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
 	t.username = cmp.Or(opts.Username, t.username)
 	t.password = cmp.Or(opts.Password, t.password)
 	opts.Password = "" // nothing prints it if nothing has it
 
 	s := newStore(opts)
+	if s.featbit != nil && s.featbit.err != nil {
+		return nil, fmt.Errorf("redis: %w", s.featbit.err)
+	}
 	s.use(newClient(s.closed, t, config, opts))
 	s.owned = true
 	s.hide(t.password, t.sentinelPassword)
@@ -156,7 +179,8 @@ func Open(rawURL string, o *Options) (*Store, error) {
 // (NewClusterClient). The caller keeps client and closes it after the store. It
 // should have ContextTimeoutEnabled set, a ReadTimeout of five times the Timeout
 // of o, and no retries. One that reads from replicas shows states late; a handle
-// never goes back to an older one all the same, see [Store.Load].
+// never goes back to an older one all the same, see [Store.Load]. Options of
+// [LayoutFeatBit] that make no sense are an error of every call.
 func New(client goredis.UniversalClient, o *Options) *Store {
 	s := newStore(o.withDefaults())
 	s.use(client)
@@ -190,7 +214,7 @@ func (s *Store) hide(secrets ...string) {
 func newStore(opts Options) *Store {
 	// The name is unambiguous and has no braces of its own, so that a cluster
 	// hashes exactly what is between ours.
-	name := "{" + braces.Replace(opts.Prefix) + ":" + colons.Replace(braces.Replace(opts.Env)) + "}"
+	name := placeName(opts.Prefix, opts.Env)
 	s := &Store{
 		reload: func() {},
 		opts:   opts,
@@ -203,7 +227,12 @@ func newStore(opts Options) *Store {
 		silent: 8 * time.Second,
 	}
 	s.closed, s.end = context.WithCancel(context.Background())
+	s.featbit = newFeatBit(s)
 	return s
+}
+
+func placeName(prefix, env string) string {
+	return "{" + braces.Replace(prefix) + ":" + colons.Replace(braces.Replace(env)) + "}"
 }
 
 var (
@@ -296,7 +325,7 @@ func (s *Store) explain(err error) error {
 		s.reload()
 		return err
 	}
-	if strings.Contains(err.Error(), "WRONGTYPE") {
+	if s.featbit == nil && strings.Contains(err.Error(), "WRONGTYPE") {
 		return fmt.Errorf("one of the keys %s, %s and %s has the wrong type, something else uses it: %w", s.data, s.sorted, s.beat, err)
 	}
 	if why := reason(err); why != "" {

@@ -44,6 +44,7 @@ type target struct {
 	username, password string
 	db                 int
 	prefix, env        string
+	layout, write      string
 
 	master                             string // the name that the Sentinels know
 	sentinelUsername, sentinelPassword string
@@ -140,7 +141,7 @@ func (t *target) hosts(list string) error {
 
 func (t *target) parameters(q url.Values) error {
 	texts := map[string]*string{
-		"prefix": &t.prefix, "env": &t.env,
+		"prefix": &t.prefix, "env": &t.env, "layout": &t.layout, "write": &t.write,
 		"master": &t.master, "sentinel_username": &t.sentinelUsername, "sentinel_password": &t.sentinelPassword,
 		"ca": &t.ca, "cert": &t.cert, "key": &t.key,
 		"client_name": &t.clientName,

@@ -15,6 +15,9 @@ import (
 // Watch implements [store.Watcher]. It returns an error as soon as the
 // connection is lost or silent; [store.Follow] calls it again.
 func (s *Store) Watch(ctx context.Context, wake func()) error {
+	if s.featbit != nil {
+		return s.featbit.watch(ctx, wake)
+	}
 	if err := s.usable(ctx); err != nil {
 		return s.wrap("watch", err)
 	}
