@@ -77,11 +77,11 @@ var faults = []fault{
 	},
 }
 
-// ask gives redis-server a command, if it is there to take one.
+// ask gives redis-server a command, if it is there to take one: another fault may
+// have taken it down, or cut this connection. The error is ctx's.
 func (a *arena) ask(ctx context.Context, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	limited, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
-	// Another fault may have taken the server down, or cut this connection.
-	a.admin.Do(ctx, args...)
+	a.admin.Do(limited, args...)
 	return ctx.Err()
 }

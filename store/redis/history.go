@@ -3,7 +3,6 @@ package redis
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -26,8 +25,10 @@ const (
 	// better has mended it by then; if nobody does, what it has is the truth.
 	fallenFor = time.Minute
 
-	// historyLength is how many revisions a handle remembers.
-	historyLength = 256
+	// historyLength is how many revisions a handle remembers at least: those that a
+	// master which is being replaced may take until its clients have left it. They
+	// are 64 KB.
+	historyLength = 4096
 )
 
 // errFellBack is why a state is not shown.
@@ -42,7 +43,7 @@ type history struct {
 
 	line   int       // counts the histories, of which a server that is flushed begins another
 	top    int64     // seq of the newest revision; zero if none is known
-	nonces string    // of top, at the end, and of those before
+	nonces []byte    // of top, at the end, and of those before
 	shown  int64     // seq of the newest one that a caller got
 	fell   time.Time // since when the server is behind that; zero if it is not
 
@@ -79,8 +80,8 @@ func (h *history) mark() mark {
 // contains reports whether p led to the newest revision or is it.
 func (h *history) contains(p position) bool {
 	from := len(h.nonces) - int(h.top-p.seq+1)*nonceSize
-	return p.seq > 0 && p.seq <= h.top && h.top-p.seq < historyLength && from >= 0 &&
-		h.nonces[from:from+nonceSize] == p.nonce
+	return p.seq > 0 && p.seq <= h.top && from >= 0 &&
+		string(h.nonces[from:from+nonceSize]) == p.nonce
 }
 
 // behind reports whether p precedes what a caller got.
@@ -130,15 +131,15 @@ func (h *history) empty() { h.chain, h.bytes = nil, 0 }
 func (h *history) restart(p position, before string) {
 	h.line++
 	h.fell = time.Time{}
-	h.top, h.shown, h.nonces = p.seq, p.seq, before+p.nonce
+	h.top, h.shown, h.nonces = p.seq, p.seq, []byte(before+p.nonce)
 	h.trim()
 	h.empty()
 	h.anchored = true
 }
 
 func (h *history) trim() {
-	if n := len(h.nonces) - historyLength*nonceSize; n > 0 {
-		h.nonces = strings.Clone(h.nonces[n:])
+	if len(h.nonces) > 2*historyLength*nonceSize { // not by each commit
+		h.nonces = append(h.nonces[:0], h.nonces[len(h.nonces)-historyLength*nonceSize:]...)
 	}
 }
 
@@ -158,7 +159,7 @@ func (h *history) loaded(m mark, p position, before string, joins bool, since po
 	switch {
 	case p.seq == 0:
 		h.line++
-		h.top, h.shown, h.nonces = 0, 0, ""
+		h.top, h.shown, h.nonces = 0, 0, nil
 		h.drop()
 	case h.contains(p):
 		if m.line == h.line && p.seq < m.top {
@@ -194,7 +195,7 @@ func (h *history) grow(p position, before string, joins bool, since position) {
 		h.restart(p, since.nonce+before)
 		return
 	}
-	h.nonces = h.nonces[:len(h.nonces)-int(h.top-since.seq)*nonceSize] + before + p.nonce
+	h.nonces = append(h.nonces[:len(h.nonces)-int(h.top-since.seq)*nonceSize], before+p.nonce...)
 	h.top, h.shown = p.seq, p.seq
 	h.trim()
 	h.empty()
@@ -207,7 +208,7 @@ func (h *history) at(seq int64) position {
 	if from < 0 || seq > h.top {
 		return position{seq: seq}
 	}
-	return position{seq, h.nonces[from : from+nonceSize]}
+	return position{seq, string(h.nonces[from : from+nonceSize])}
 }
 
 // applied takes the outcome of a commit of this handle's: p, based on base.
@@ -245,7 +246,7 @@ func (h *history) message(payload string) {
 	case !h.anchored || len(msg.items) == 0 || msg.base != h.at(h.top):
 		h.drop()
 	default:
-		h.nonces += rev.nonce
+		h.nonces = append(h.nonces, rev.nonce...)
 		h.top = rev.seq
 		h.trim()
 		h.chain, h.bytes = append(h.chain, msg), h.bytes+msg.size

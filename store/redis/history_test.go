@@ -212,6 +212,29 @@ func TestFallenForGood(t *testing.T) {
 	})
 }
 
+// TestFarBehind: a master that is being replaced takes many commits until its
+// clients have left it for one that has none of them.
+func TestFarBehind(t *testing.T) {
+	h := new(history)
+	if err := h.loaded(h.mark(), at(1, "a"), "", false, position{}); err != nil {
+		t.Fatal(err)
+	}
+	last := int64(3 * historyLength)
+	for n := range last - 1 {
+		if err := h.loaded(h.mark(), at(n+2, "a"), "", true, at(n+1, "a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, back := range []int64{1, 500, historyLength - 1} {
+		if err := h.loaded(h.mark(), at(last-back, "a"), "", false, position{}); !errors.Is(err, errFellBack) {
+			t.Errorf("%d commits back: %v", back, err)
+		}
+	}
+	if len(h.nonces) > 2*historyLength*nonceSize {
+		t.Errorf("remembers %d bytes", len(h.nonces))
+	}
+}
+
 func TestMailboxIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := new(history)
@@ -219,7 +242,7 @@ func TestMailboxIsBounded(t *testing.T) {
 		big := flag("a", 1, strings.Repeat("x", 60_000))
 		for n := range int64(1000) {
 			h.message(said(at(n+1, "a"), at(n+2, "a"), big))
-			if len(h.chain) > boxMessages || h.bytes > boxBytes || len(h.nonces) > historyLength*nonceSize {
+			if len(h.chain) > boxMessages || h.bytes > boxBytes || len(h.nonces) > 2*historyLength*nonceSize {
 				t.Fatalf("%d messages, %d bytes, %d bytes of nonces", len(h.chain), h.bytes, len(h.nonces))
 			}
 		}
