@@ -30,7 +30,8 @@ import (
 
 func TestMain(m *testing.M) {
 	goredis.SetLogger(&logging.VoidLogger{})
-	goleak.VerifyTestMain(m)
+	// go-redis looks once a second whether a pool that cannot dial was closed.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }
 
 const patience = 20 * time.Second
