@@ -94,7 +94,7 @@ func (c *demoWorkerCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	st, err := openStore(con, c.Store, true)
+	st, err := openStore(con, c.Store, "")
 	if err != nil {
 		return err
 	}

@@ -546,6 +546,31 @@ func TestSyncGuard(t *testing.T) {
 	}
 }
 
+// TestSyncFeatBitLayout: a syncer feeds a Redis in FeatBit's layout, with its own
+// secret among those that an evaluation server lets in, and readers read it.
+func TestSyncFeatBitLayout(t *testing.T) {
+	srv := redistest.Start(t)
+	url, secret := dev(t, flagsFile(t))
+	t.Setenv("FLAGSTEAD_SECRET", secret)
+	env := regexp.MustCompile(`"envId": *"([^"]+)"`).FindSubmatch(sample.Flags)
+	if env == nil {
+		t.Fatal("the sample names no environment")
+	}
+	st := srv.URL() + "/0?layout=featbit&env=" + string(env[1])
+	if code, _, errOut := call(t, "sync", st, "--url", url); code == 0 || !strings.Contains(errOut, "has write=true") {
+		t.Errorf("without write=true: status %d, %s", code, errOut)
+	}
+	s := start(t, "sync", st+"&write=true", "--url", url)
+	s.says(t, "in sync")
+	code, out, errOut := call(t, "eval", "api-version", "--store", st, "-u", "x", "-a", "client=legacy-7")
+	if code != 0 || !strings.Contains(out, "api-version") {
+		t.Errorf("status %d, %s%s", code, out, errOut)
+	}
+	if got := srv.Must(t, "HGET", "featbit:secret:"+secret, "type"); got != "server" {
+		t.Errorf("the secret's hash has type %q", got)
+	}
+}
+
 func rewrite(t *testing.T, file, old, now string) {
 	t.Helper()
 	text := strings.Replace(string(sample.Flags), old, now, 1)

@@ -149,7 +149,7 @@ func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Cl
 	case s.File != "":
 		cfg.Offline, cfg.BootstrapFile = true, s.File
 	case s.Store != "":
-		st, err = openStore(con, s.Store, true)
+		st, err = openStore(con, s.Store, "")
 	case s.FeatBit.URL != "":
 		cfg.StreamingURL = s.FeatBit.URL
 		cfg.EnvSecret, err = s.FeatBit.check(con)
@@ -268,15 +268,25 @@ func plain(err error) error {
 	return errors.New(text)
 }
 
-// openStore opens the store that a URL names, for reading or for writing.
-func openStore(con *console, text string, readOnly bool) (store.DataStore, error) {
+// openStore opens the store that a URL names, for reading or, with the secret that
+// the flags come by, for writing.
+func openStore(con *console, text string, write sdk.Secret) (store.DataStore, error) {
+	readOnly := write == ""
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("store URL: %w; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json", badURL(err))
 	}
 	switch u.Scheme {
 	case "redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster":
-		return redis.Open(text, nil)
+		o := &redis.Options{Logger: con.warnings()}
+		if q := u.Query(); write != "" && q.Get("layout") == "featbit" {
+			if q.Get("write") != "true" {
+				return nil, errors.New("FeatBit's layout is written only if the store URL has write=true; never say so of the Redis of a FeatBit installation")
+			}
+			// FeatBit's evaluation server lets in who has a secret that it finds there.
+			o.FeatBit.Secrets = []redis.FeatBitSecret{{Value: redis.Secret(write), Type: "server"}}
+		}
+		return redis.Open(text, o)
 	case "bolt", "file":
 		path, err := storePath(u)
 		if err != nil {

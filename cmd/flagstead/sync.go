@@ -54,7 +54,7 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 			return c.named(err)
 		}
 	}
-	st, err := openStore(con, c.Store, false)
+	st, err := openStore(con, c.Store, secret)
 	if err != nil {
 		return err
 	}
