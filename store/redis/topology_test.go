@@ -33,10 +33,23 @@ func openURL(t testing.TB, raw, env string, o *Options) *Store {
 	return s
 }
 
-// contract runs the suite on the servers at a URL.
-func contract(t *testing.T, raw string) {
+// contract runs the suite on the servers at a URL, with a failover in the middle
+// of it.
+func contract(t *testing.T, raw string, failover func(t testing.TB, env string)) {
+	opened := 0
+	defer func() {
+		if opened < 40 {
+			t.Errorf("only %d places were opened, there was no failover", opened)
+		}
+	}()
 	storetest.Run(t, storetest.Options{
-		Open: func(t testing.TB) store.DataStore { return openURL(t, raw, newEnv(), nil) },
+		Open: func(t testing.TB) store.DataStore {
+			env := newEnv()
+			if opened++; opened == 40 {
+				failover(t, env)
+			}
+			return openURL(t, raw, env, nil)
+		},
 		Reopen: func(t testing.TB, first store.DataStore) store.DataStore {
 			return openURL(t, raw, first.(*Store).opts.Env, nil)
 		},
@@ -51,11 +64,15 @@ func contract(t *testing.T, raw string) {
 }
 
 func TestContractOnSentinel(t *testing.T) {
-	contract(t, redistest.StartSentinel(t, 1, redistest.Options{}).URL())
+	sentinels := redistest.StartSentinel(t, 1, redistest.Options{})
+	contract(t, sentinels.URL(), func(t testing.TB, _ string) { sentinels.KillMaster(t) })
 }
 
 func TestContractOnCluster(t *testing.T) {
-	contract(t, redistest.StartCluster(t, redistest.Options{}).URL())
+	cluster := redistest.StartCluster(t, redistest.Options{})
+	contract(t, cluster.URL(), func(t testing.TB, env string) {
+		cluster.KillMasterOf(t, newStore((&Options{Env: env}).withDefaults()).data)
+	})
 }
 
 // A run is a writer that writes all the time, one flag's version counting up, and
