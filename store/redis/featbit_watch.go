@@ -3,11 +3,7 @@ package redis
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"net"
 	"strings"
-	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -20,74 +16,13 @@ func (f *featbit) watch(ctx context.Context, wake func()) error {
 	if f.err != nil {
 		return f.wrap("watch", f.err)
 	}
-	if err := f.s.usable(ctx); err != nil {
-		return f.wrap("watch", err)
-	}
-	// As in Watch: the client may be stuck when ctx ends.
-	inner, cancel := context.WithCancel(ctx)
-	defer cancel()
-	news := make(chan struct{}, 1)
-	failed := make(chan error, 1)
-	go func() { failed <- f.receive(inner, news) }()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-f.s.closed.Done():
-			return f.wrap("watch", store.ErrClosed)
-		case err := <-failed:
-			if reason := f.s.usable(ctx); reason != nil {
-				err = reason
-			}
-			return f.wrap("watch", err)
-		case <-news:
-			wake()
-		}
-	}
-}
-
-// receive subscribes and turns messages into hints and news until something fails
-// or ctx ends.
-func (f *featbit) receive(ctx context.Context, news chan<- struct{}) error {
-	sub := f.s.client.Subscribe(ctx)
-	defer sub.Close()
-	defer context.AfterFunc(ctx, func() { sub.Close() })()
-
-	if err := sub.Subscribe(ctx, featbitFlagTopic, featbitSegmentTopic); err != nil {
-		return f.s.explain(err)
-	}
-	heard := time.Now()
-	for {
-		msg, err := sub.ReceiveTimeout(ctx, f.s.quiet)
-		var timeout net.Error
-		switch {
-		case err == nil:
-			heard = time.Now()
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case !errors.As(err, &timeout) || !timeout.Timeout():
-			return f.s.explain(err)
-		case time.Since(heard) >= f.s.silent:
-			return fmt.Errorf("nothing heard for %v", f.s.silent)
-		default:
-			if err := sub.Ping(ctx); err != nil {
-				return f.s.explain(err)
-			}
-		}
-		wake := false
-		switch msg := msg.(type) {
-		case *goredis.Subscription:
-			wake = true
-		case *goredis.Message:
-			wake = f.hear(msg.Channel, msg.Payload)
-		}
-		if wake {
-			select {
-			case news <- struct{}{}:
-			default: // one is waiting already
-			}
-		}
-	}
+	return f.s.listen(ctx, wake, ear{
+		topics: []string{featbitFlagTopic, featbitSegmentTopic},
+		began:  func() func() { return func() {} },
+		hear:   func(m *goredis.Message) bool { return f.hear(m.Channel, m.Payload) },
+		deaf:   func() bool { return false },
+		wrap:   f.wrap,
+	})
 }
 
 // An announced item is what is read of a message. The rest of it is in Redis by now, and

@@ -18,8 +18,34 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 	if s.featbit != nil {
 		return s.featbit.watch(ctx, wake)
 	}
+	return s.listen(ctx, wake, ear{
+		topics: []string{s.topic},
+		began:  s.history.subscribed,
+		hear: func(m *goredis.Message) bool {
+			s.history.message(m.Payload)
+			return true
+		},
+		deaf: s.history.deaf,
+		wrap: s.wrap,
+	})
+}
+
+// errDeaf ends a Watch, so that the next one goes to the right server.
+var errDeaf = errors.New("commits are made that this connection is not told of")
+
+// An ear is what a layout does with the messages that it gets.
+type ear struct {
+	topics []string
+	began  func() (ended func())       // the subscription works
+	hear   func(*goredis.Message) bool // reports whether that is news
+	deaf   func() bool                 // reports whether messages are missing; asked once a second
+	wrap   func(what string, err error) error
+}
+
+// listen is Watch.
+func (s *Store) listen(ctx context.Context, wake func(), e ear) error {
 	if err := s.usable(ctx); err != nil {
-		return s.wrap("watch", err)
+		return e.wrap("watch", err)
 	}
 	// The client may be stuck in a dial or a handshake when ctx ends, so all it
 	// does is done elsewhere. wake is only called here, hence never too late.
@@ -27,45 +53,42 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 	defer cancel()
 	news := make(chan struct{}, 1)
 	failed := make(chan error, 1)
-	go func() { failed <- s.receive(inner, news) }()
-	listen := time.NewTicker(time.Second)
-	defer listen.Stop()
+	go func() { failed <- s.receive(inner, news, e) }()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
 	for {
 		select {
-		case <-listen.C:
-			if s.history.deaf() {
-				return s.wrap("watch", errDeaf)
+		case <-tick.C:
+			if e.deaf() {
+				return e.wrap("watch", errDeaf)
 			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.closed.Done():
-			return s.wrap("watch", store.ErrClosed)
+			return e.wrap("watch", store.ErrClosed)
 		case err := <-failed:
 			if reason := s.usable(ctx); reason != nil {
 				err = reason
 			}
-			return s.wrap("watch", err)
+			return e.wrap("watch", err)
 		case <-news:
 			wake()
 		}
 	}
 }
 
-// errDeaf ends a Watch, so that the next one goes to the right server.
-var errDeaf = errors.New("commits are made that this connection is not told of")
-
 // receive subscribes and turns messages into news until something fails or ctx
 // ends.
-func (s *Store) receive(ctx context.Context, news chan<- struct{}) error {
+func (s *Store) receive(ctx context.Context, news chan<- struct{}, e ear) error {
 	sub := s.client.Subscribe(ctx)
 	defer sub.Close()
 	// Reads do not end with ctx, but with the connection.
 	defer context.AfterFunc(ctx, func() { sub.Close() })()
 
-	if err := sub.Subscribe(ctx, s.topic); err != nil {
+	if err := sub.Subscribe(ctx, e.topics...); err != nil {
 		return s.explain(err)
 	}
-	defer s.history.subscribed()()
+	defer e.began()()
 	heard := time.Now()
 	for {
 		msg, err := sub.ReceiveTimeout(ctx, s.quiet)
@@ -87,7 +110,9 @@ func (s *Store) receive(ctx context.Context, news chan<- struct{}) error {
 		switch msg := msg.(type) {
 		case *goredis.Subscription:
 		case *goredis.Message:
-			s.history.message(msg.Payload)
+			if !e.hear(msg) {
+				continue
+			}
 		default:
 			continue
 		}
