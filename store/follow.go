@@ -136,7 +136,7 @@ func (f *follower) run(ctx context.Context) error {
 		}
 		if err == nil {
 			failures = 0
-			timer.Reset(f.opts.Interval)
+			timer.Reset(f.interval())
 			continue
 		}
 		// A wake-up must not turn an outage into a busy loop: pause first, and
@@ -147,6 +147,17 @@ func (f *follower) run(ctx context.Context) error {
 		}
 		timer.Reset(0)
 	}
+}
+
+// interval is the time until the next load: what is held back is delivered in time,
+// also where only wake-ups are relied on.
+func (f *follower) interval() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.heldAt.IsZero() {
+		return f.opts.Interval
+	}
+	return min(f.opts.Interval, max(0, time.Until(f.heldAt.Add(f.opts.HoldBack))))
 }
 
 func (f *follower) load(ctx context.Context) error {
@@ -188,7 +199,11 @@ var ErrHeldBack = errors.New("store: older flags than before are held back")
 // holdBack returns an error if snap must not be delivered yet, or else notes its
 // versions.
 func (f *follower) holdBack(snap Snapshot) error {
-	if f.opts.HoldBack <= 0 || snap.Rev == "" {
+	if f.opts.HoldBack <= 0 {
+		return nil
+	}
+	if snap.Rev == "" { // emptied; what comes next is another state
+		f.heldAt = time.Time{}
 		return nil
 	}
 	older := 0
@@ -208,7 +223,7 @@ func (f *follower) holdBack(snap Snapshot) error {
 		return fmt.Errorf("%w: %d of %d", ErrHeldBack, older, len(snap.Items))
 	}
 	f.heldAt = time.Time{}
-	if !snap.Delta {
+	if !snap.Delta || f.versions == nil {
 		f.versions = make(map[ID]int64, len(snap.Items))
 	}
 	for _, it := range snap.Items {
