@@ -151,7 +151,9 @@ func (l *Layers) Close() error {
 			la.keeper.finish(time.Second)
 		}
 	}
+	l.mu.Lock() // ask starts nothing from here on
 	l.end()
+	l.mu.Unlock()
 	l.wg.Wait()
 	return nil
 }
@@ -176,7 +178,10 @@ func (l *Layers) Load(ctx context.Context, since Rev) (Snapshot, error) {
 	case <-l.ctx.Done():
 		return Snapshot{}, fmt.Errorf("layers: load: %w", ErrClosed)
 	}
-	loads, fresh := l.ask(since)
+	loads, fresh, err := l.ask(since)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("layers: load: %w", err)
+	}
 	chosen, err := l.wait(ctx, loads, fresh)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("layers: load: %w", err)
@@ -186,9 +191,12 @@ func (l *Layers) Load(ctx context.Context, since Rev) (Snapshot, error) {
 
 // ask starts the loads of all layers that are not worse than the best one so far,
 // unless they are under way, and says which it started.
-func (l *Layers) ask(since Rev) (loads []*layerLoad, fresh []bool) {
+func (l *Layers) ask(since Rev) (loads []*layerLoad, fresh []bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.ctx.Err() != nil {
+		return nil, nil, ErrClosed
+	}
 	n := min(l.best+1, len(l.layers))
 	loads, fresh = make([]*layerLoad, n), make([]bool, n)
 	for i, la := range l.layers[:n] {
@@ -196,14 +204,15 @@ func (l *Layers) ask(since Rev) (loads []*layerLoad, fresh []bool) {
 		if at, rev, ok := splitRev(since); ok && at == i {
 			inner = rev
 		}
-		if la.load == nil || la.load.ended() && la.load.snap.Delta && la.load.since != inner {
+		// What another caller asked is no answer to this one.
+		if la.load == nil || la.load.since != inner {
 			la.load, fresh[i] = &layerLoad{since: inner, done: make(chan struct{})}, true
 			load := la.load
 			l.wg.Go(func() { l.run(la, load) })
 		}
 		loads[i] = la.load
 	}
-	return loads, fresh
+	return loads, fresh, nil
 }
 
 // run makes one call of a layer.
@@ -269,14 +278,18 @@ func (l *Layers) take(loads []*layerLoad, chosen int) (Snapshot, error) {
 	var why []error
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for i, load := range loads { // a better one may have answered this moment
+		if load.ended() && load.err == nil && load.snap.Rev != "" {
+			chosen = i
+			break
+		}
+	}
 	for i, load := range loads {
 		la := l.layers[i]
 		switch {
 		case i == chosen:
 		case chosen >= 0 && i > chosen:
-			if load.ended() {
-				la.load = nil
-			}
+			la.load = nil // nor will it be asked again
 			continue
 		case !load.ended():
 			load.late = true
