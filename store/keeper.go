@@ -17,9 +17,9 @@ type keeper struct {
 	copy   DataStore
 	news   chan struct{} // capacity 1
 
-	mu    sync.Mutex // guards what follows
-	from  int        // layer that items are of
-	rev   Rev        // of that layer, that items are at
+	mu    sync.Mutex       // guards what follows
+	from  int              // layer that items are of
+	past  map[Rev]struct{} // revisions of that layer that items were at, and are
 	items map[ID]Item
 	full  bool            // the copy needs everything
 	dirty map[ID]struct{} // or these
@@ -41,22 +41,42 @@ func (k *keeper) give(snap Snapshot, from int, since Rev) {
 	switch {
 	case k.off || snap.Delta && len(snap.Items) == 0:
 		return
-	case snap.Delta && (k.items == nil || k.from != from || k.rev != since):
+	case snap.Delta && (k.items == nil || k.from != from || !k.was(since)):
 		return // somebody else's; a full one comes to whoever starts
+	case snap.Delta && k.was(snap.Rev):
+		return // what a reader catches up on
 	case snap.Delta:
 		for _, it := range snap.Items {
 			k.items[it.ID()] = it
 			k.dirty[it.ID()] = struct{}{}
 		}
 	default:
+		if k.from != from || k.items == nil {
+			k.past = map[Rev]struct{}{}
+		}
 		k.items = make(map[ID]Item, len(snap.Items))
 		for _, it := range snap.Items {
 			k.items[it.ID()] = it
 		}
 		k.full, k.dirty = true, map[ID]struct{}{}
 	}
-	k.from, k.rev = from, snap.Rev
+	k.from = from
+	if len(k.past) == pastMax {
+		clear(k.past) // a reader that is so far behind is not helped any more
+	}
+	k.past[snap.Rev] = struct{}{}
 	k.signal()
+}
+
+// pastMax bounds how many revisions a keeper remembers.
+const pastMax = 1024
+
+// was reports whether items include what rev had. Loads follow each other, so they
+// include what any reader was given; several readers need not be equally far. The
+// caller holds mu.
+func (k *keeper) was(rev Rev) bool {
+	_, ok := k.past[rev]
+	return ok
 }
 
 func (k *keeper) giveHeartbeat(h Heartbeat) {
@@ -146,12 +166,11 @@ func (k *keeper) write(ctx context.Context) error {
 	if c.Full || len(c.Items) > 0 {
 		_, err = k.copy.Apply(ctx, c)
 	}
+	lost := err != nil // where the copy stands is not known
 	if err == nil && beat != nil {
 		if err = k.copy.(HeartbeatWriter).WriteHeartbeat(ctx, *beat); err == nil {
 			beat = nil
 		}
-	} else if err != nil {
-		c.Full = true // where the copy stands is not known
 	}
 
 	k.mu.Lock()
@@ -161,9 +180,7 @@ func (k *keeper) write(ctx context.Context) error {
 		k.off, k.items, k.dirty, k.full, k.beat = true, nil, nil, false, nil
 		err = nil
 	case err != nil:
-		if c.Full || len(c.Items) > 0 {
-			k.full = true
-		}
+		k.full = k.full || lost
 		if k.beat == nil {
 			k.beat = beat
 		}
