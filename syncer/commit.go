@@ -77,6 +77,9 @@ func (m *manager) write() (job, bool) {
 	}
 	switch {
 	case m.force && (m.full || m.synced):
+		if m.refused() {
+			return job{}, false
+		}
 		return job{change: store.Change{Full: true, Items: m.items()}, gen: m.fullGen}, true
 	case m.full && !m.baseKnown:
 		return job{load: true, rebase: true, since: m.base}, true
@@ -92,11 +95,8 @@ func (m *manager) write() (job, bool) {
 		return job{}, false
 	}
 	if m.full {
-		if m.unjudged && m.base == m.rev {
-			if d := m.judge(); d != nil {
-				m.refuse(d)
-				return job{}, false
-			}
+		if m.base == m.rev && m.refused() {
+			return job{}, false
 		}
 		return job{change: store.Change{Full: true, Base: condition(m.base), Items: m.items()}, gen: m.fullGen}, true
 	}
@@ -202,6 +202,19 @@ func (m *manager) wrote(r result) {
 	if r.change.Full && r.gen == m.fullGen {
 		m.full, m.force = false, false
 		m.accepted()
+	} else if r.change.Full && m.unjudged {
+		// A newer full state came meanwhile. If that is refused, this one stands.
+		held := make(map[store.ID]store.Item, len(r.change.Items))
+		for _, it := range r.change.Items {
+			held[it.ID()] = it
+		}
+		dirty := map[store.ID]struct{}{} // pushed before that newer one
+		for id := range m.before.dirty {
+			if it := m.before.held[id]; it.Version > held[id].Version {
+				held[id], dirty[id] = it, struct{}{}
+			}
+		}
+		m.before.held, m.before.dirty, m.before.synced = held, dirty, true
 	}
 	m.there.set(r.change.Items, !r.change.Full)
 	m.askedEmpty, m.forEmpty, m.fillBy = false, false, time.Time{}

@@ -121,6 +121,19 @@ func (m *manager) judge() *doubt {
 	return nil // repeated
 }
 
+// refused refuses the full state that is held if it must not be written, and
+// reports whether it did.
+func (m *manager) refused() bool {
+	if !m.unjudged {
+		return false
+	}
+	d := m.judge()
+	if d != nil {
+		m.refuse(d)
+	}
+	return d != nil
+}
+
 // refuse goes back to what was held before the full state, and asks again later.
 func (m *manager) refuse(d *doubt) {
 	if m.doubt == nil {
@@ -128,7 +141,7 @@ func (m *manager) refuse(d *doubt) {
 	}
 	m.syncer.update(func(st *Status, h *health) { st.Refused++; h.guardErr = d.err })
 	m.doubt = d
-	pushed := m.pushed
+	pushed := m.before.pushed
 	m.held, m.synced, m.dirty = m.before.held, m.before.synced, m.before.dirty
 	m.unjudged, m.before = false, before{}
 	for id, it := range pushed {
@@ -140,9 +153,8 @@ func (m *manager) refuse(d *doubt) {
 	m.full = false
 	if m.synced && m.rev == "" {
 		m.full, m.base, m.baseKnown, m.forEmpty = true, "", true, true
-	}
-	if !m.synced {
-		// What the store has is all there is.
+	} else {
+		// What others wrote was compared with the refused state.
 		m.loaded, m.rev, m.wantLoad = false, "", true
 	}
 	m.doubtful.Reset(m.patience())
@@ -178,12 +190,13 @@ type before struct {
 	held   map[store.ID]store.Item
 	dirty  map[store.ID]struct{}
 	synced bool
+	pushed map[store.ID]store.Item // since
 }
 
 // A stock is what the guard knows of the store's content.
 type stock struct {
-	flags map[store.ID]struct{}
-	env   string // the environment of its flags, if they are of one
+	flags map[store.ID]struct{} // that are not archived
+	env   string                // the environment of its flags, if they are of one
 }
 
 // set notes that items, or with a delta these beside the others, are there.
@@ -192,7 +205,11 @@ func (s *stock) set(items []store.Item, delta bool) {
 		*s = stock{flags: map[store.ID]struct{}{}}
 	}
 	for _, it := range items {
-		if it.Kind == store.Flag {
+		switch {
+		case it.Kind != store.Flag:
+		case it.Archived: // nobody misses it
+			delete(s.flags, it.ID())
+		default:
 			s.flags[it.ID()] = struct{}{}
 		}
 	}

@@ -352,6 +352,11 @@ func (m *manager) take(d delivery) {
 
 func (m *manager) takePush(it store.Item) {
 	id := it.ID()
+	if m.unjudged {
+		if old, ok := m.before.pushed[id]; !ok || old.Version < it.Version {
+			m.before.pushed[id] = it
+		}
+	}
 	if old, ok := m.held[id]; ok && old.Version >= it.Version {
 		return
 	}
@@ -366,7 +371,7 @@ func (m *manager) takePush(it store.Item) {
 func (m *manager) takeFull(items []store.Item) {
 	m.fullMax = 0
 	if !m.unjudged {
-		m.unjudged, m.before = true, before{m.held, m.dirty, m.synced}
+		m.unjudged, m.before = true, before{m.held, m.dirty, m.synced, map[store.ID]store.Item{}}
 	}
 	m.held = make(map[store.ID]store.Item, len(items))
 	for _, it := range items {
