@@ -238,18 +238,18 @@ func (m *manager) report() {
 	m.syncer.mu.Lock()
 	was := m.syncer.health
 	m.syncer.mu.Unlock()
-	live := was.live
-	if m.bad == nil && !m.full && len(m.dirty) == 0 {
+	live, pending := was.live, m.full || len(m.dirty) > 0
+	if m.bad == nil && !pending {
 		live = m.latest
 	}
 	err := m.bad
 	if err != nil {
 		err = fmt.Errorf("store: %w", err)
 	}
-	if live == was.live && text(err) == text(was.storeErr) {
+	if live == was.live && pending == was.pending && text(err) == text(was.storeErr) {
 		return // the usual case, once per turn of the loop
 	}
-	m.syncer.update(func(_ *Status, h *health) { h.live, h.storeErr = live, err })
+	m.syncer.update(func(_ *Status, h *health) { h.live, h.pending, h.storeErr = live, pending, err })
 }
 
 // rebase works a full state out again on what the store holds now. Another

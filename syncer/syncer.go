@@ -238,6 +238,7 @@ type health struct {
 	linkErr  error  // why it ended, or why none can be opened
 	storeErr error  // why the store cannot be read or written
 	guardErr error  // why the last full state was refused
+	pending  bool   // something that was received is not in the store yet
 	off      bool
 }
 
@@ -285,7 +286,7 @@ func (s *Syncer) Status() Status {
 
 // confirm moves Status.Confirmed on. The caller holds mu.
 func (s *Syncer) confirm() {
-	if at := s.lastHeard(); s.health.current() && at.After(s.status.Confirmed) {
+	if at := s.lastHeard(); s.health.current() && !s.health.pending && at.After(s.status.Confirmed) {
 		s.status.Confirmed = at
 	}
 }
