@@ -33,8 +33,9 @@ type DataStore = store.DataStore
 // A DataSource feeds a client's flags in place of FeatBit's stream: it writes
 // items, for instance those of [ParseItems], into st, by full changes or
 // patches, until ctx ends. It may report how its source stands, from one
-// goroutine at a time; its first commit should be followed by OK. If it reports
-// Off, or returns before ctx ends, the client's state is Off with that error, for
+// goroutine at a time; its first commit should be followed by OK. Each OK also
+// confirms that the flags are current, so with Config.MaxAge it has to be reported
+// again before they become too old. If it reports Off, or returns before ctx ends, the client's state is Off with that error, for
 // good.
 type DataSource func(ctx context.Context, st DataStore, report func(State, error)) error
 
