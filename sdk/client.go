@@ -68,7 +68,8 @@ type Status struct {
 
 	// Source is how the source stands that fills the store: this client's own
 	// connection, or the syncer that wrote the store's heartbeat, which is called
-	// Writer. Unknown if the store has no heartbeat.
+	// Writer. Unknown if the store has no heartbeat. Several syncers of one store
+	// take turns with it, so OnStatus is not called for Writer alone.
 	Source State
 	Writer string
 
@@ -418,6 +419,7 @@ func (s Status) same(t Status) bool {
 	}
 	s.Err, t.Err = nil, nil
 	s.Confirmed, t.Confirmed = time.Time{}, time.Time{}
+	s.Writer, t.Writer = "", "" // several take turns
 	return s == t
 }
 
@@ -466,16 +468,21 @@ func (c *Client) deriveStale(sourceOK bool) {
 	case st.State == OK || !st.Ready:
 		st.StaleSince = time.Time{}
 		c.stale.Store(0)
-	case st.StaleSince.IsZero():
-		st.StaleSince = st.Since
+	default:
+		since := st.StaleSince
+		if since.IsZero() {
+			since = st.Since
+		}
 		heard := c.source.heard
 		if !c.plan.direct {
 			heard = st.Confirmed
 		}
-		if (!sourceOK || c.fresh.tooOld) && !heard.IsZero() {
-			st.StaleSince = heard
+		// That flags are old may turn out after they were loaded.
+		if (!sourceOK || c.fresh.degraded != nil || c.fresh.tooOld) && !heard.IsZero() && heard.Before(since) {
+			since = heard
 		}
-		c.stale.Store(st.StaleSince.UnixNano())
+		st.StaleSince = since
+		c.stale.Store(since.UnixNano())
 	}
 }
 
@@ -497,7 +504,10 @@ func (c *Client) Status() Status {
 
 // Ready reports whether the client has flags to evaluate. It stays true when they
 // become old, see Config.MaxAge.
-func (c *Client) Ready() bool { return c.set.Load() != nil || c.withheld.Load() }
+func (c *Client) Ready() bool {
+	// The flags may come back between the first two looks.
+	return c.set.Load() != nil || c.withheld.Load() || c.set.Load() != nil
+}
 
 // WaitReady blocks until the client has flags to evaluate, from wherever, and
 // returns nil; or until ctx ends, the client is closed, or its source gave up

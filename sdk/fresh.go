@@ -83,19 +83,21 @@ func (c *Client) age(ctx context.Context) {
 func (c *Client) deriveFreshness(now time.Time) error {
 	st, beat := &c.status, c.fresh.beat
 	st.Layer = c.fresh.layer
+	confirmed := beat.Confirmed
 	switch {
 	case c.plan.direct:
-		st.Source, st.Confirmed = c.source.state, c.source.heard
+		st.Source, confirmed = c.source.state, c.source.heard
 		if c.confirmedBy != nil {
-			st.Confirmed = c.confirmedBy()
+			confirmed = c.confirmedBy()
 		}
 	case beat.Written.IsZero():
 		st.Source = Unknown
 	default:
 		st.Source, st.Writer = sourceState(beat.Source), beat.Writer
-		if beat.Confirmed.After(st.Confirmed) {
-			st.Confirmed = beat.Confirmed
-		}
+	}
+	// What the store has is not what is here while it cannot be loaded.
+	if c.storeErr == nil && confirmed.After(st.Confirmed) {
+		st.Confirmed = confirmed
 	}
 	c.confirmed.Store(unixNano(st.Confirmed))
 	c.sourceState.Store(uint32(st.Source))
@@ -106,6 +108,8 @@ func (c *Client) deriveFreshness(now time.Time) error {
 	switch {
 	case unconfirmed <= silent:
 		return nil
+	case quiet > silent && c.fresh.beatErr != nil:
+		return fmt.Errorf("the store's heartbeat cannot be read: %w", c.fresh.beatErr)
 	case quiet > silent:
 		return fmt.Errorf("the syncer %s has not been heard of since %s", beat.Writer, clock(beat.Written))
 	case st.Source == OK:
@@ -137,13 +141,16 @@ func (c *Client) deriveTooOld(now time.Time) error {
 // serve makes the latest flags those that are evaluated, or none if they are too
 // old for that. The caller holds mu.
 func (c *Client) serve() {
-	set := c.latest
-	if c.withheld.Store(c.fresh.tooOld && c.plan.WhenTooOld == ServeDefaults); c.withheld.Load() {
-		set = nil
+	// In this order one of both is there at any time, see Ready.
+	if c.fresh.tooOld && c.plan.WhenTooOld == ServeDefaults {
+		c.withheld.Store(true)
+		c.set.Store(nil)
+		return
 	}
-	if c.set.Load() != set {
-		c.set.Store(set)
+	if c.set.Load() != c.latest {
+		c.set.Store(c.latest)
 	}
+	c.withheld.Store(false)
 }
 
 func sourceState(text string) State {
