@@ -106,7 +106,9 @@ type Config struct {
 	// start if nobody ever did. Older ones make the State Interrupted with
 	// [ErrTooOld], and WhenTooOld says what is served then. Zero means no limit.
 	// What is confirmed is told every few seconds, so MaxAge should be no less
-	// than half a minute.
+	// than half a minute; and it is known a moment after the first flags, which are
+	// served until then. A store whose heartbeat this client may not read, which is
+	// logged, counts as one that nobody confirms.
 	MaxAge     time.Duration
 	WhenTooOld StalePolicy
 

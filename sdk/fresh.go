@@ -50,6 +50,9 @@ const silent = 3 * store.HeartbeatLife
 // heartbeat takes what the store says of its writer.
 func (c *Client) heartbeat(h store.Heartbeat, err error) {
 	c.update(func() {
+		if err != nil && c.fresh.beatErr == nil {
+			c.plan.Logger.Warn("the store's heartbeat cannot be read", "error", err)
+		}
 		c.fresh.beatErr = err
 		if err == nil && !h.Written.IsZero() { // one that got lost is not forgotten
 			c.fresh.beat = h
@@ -95,8 +98,9 @@ func (c *Client) deriveFreshness(now time.Time) error {
 	default:
 		st.Source, st.Writer = sourceState(beat.Source), beat.Writer
 	}
-	// What the store has is not what is here while it cannot be loaded.
-	if c.storeErr == nil && confirmed.After(st.Confirmed) {
+	// What the store has is not what is here while it cannot be loaded. A time that
+	// is ahead was that of a wrong clock.
+	if c.storeErr == nil && (confirmed.After(st.Confirmed) || st.Confirmed.After(now)) {
 		st.Confirmed = confirmed
 	}
 	c.confirmed.Store(unixNano(st.Confirmed))

@@ -24,8 +24,10 @@ type keeper struct {
 	full  bool            // the copy needs everything
 	dirty map[ID]struct{} // or these
 	beat  *Heartbeat      // to write, or nil
-	quiet chan struct{}   // closed when nothing is left to write
-	off   bool            // others keep it
+
+	lastBeat Heartbeat     // that was given
+	quiet    chan struct{} // closed when nothing is left to write
+	off      bool          // others keep it
 }
 
 func newKeeper(l *Layers, name string, copy DataStore) *keeper {
@@ -85,6 +87,12 @@ func (k *keeper) giveHeartbeat(h Heartbeat) {
 	if _, ok := k.copy.(HeartbeatWriter); !ok || k.off {
 		return
 	}
+	// One that is not new must not look so in the copy. A store with a clock of its
+	// own gives times that differ a little from look to look.
+	if last := k.lastBeat; h.Source == last.Source && h.Writer == last.Writer && h.Written.Sub(last.Written) < time.Second {
+		return
+	}
+	k.lastBeat = h
 	k.beat = &h
 	k.signal()
 }

@@ -22,7 +22,8 @@ import (
 // not answer, and a better one replaces it as soon as it has one. There is no way
 // back: once a place has given its state, the worse ones are not asked any more,
 // and when it fails Load does, too. So a process starts while its store is down,
-// and never goes back in time. Snapshot.Layer says where a state came from and
+// and never goes back in time. All readers of one Layers share that, so a program
+// makes one when it starts. Snapshot.Layer says where a state came from and
 // Snapshot.Degraded why it is not from the best place.
 //
 // The layers stay the caller's, who closes them after the result.

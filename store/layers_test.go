@@ -264,6 +264,27 @@ func TestLastGood(t *testing.T) {
 	})
 }
 
+// TestLastGoodOfADeadWriter: a heartbeat that is not written any more does not look
+// young in a copy.
+func TestLastGoodOfADeadWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, copy := holding(t, "a"), memory.New()
+		defer copy.Close()
+		began := time.Now()
+		if err := best.WriteHeartbeat(t.Context(), store.Heartbeat{Confirmed: began, Source: "ok", Writer: "w"}); err != nil {
+			t.Fatal(err)
+		}
+		l := layered(t, store.LayerOptions{}, best, store.LastGood(copy))
+		f := follow(t, l, store.FollowOptions{OnHeartbeat: func(store.Heartbeat, error) {}})
+		after(time.Minute)
+		f.take()
+		h, err := copy.ReadHeartbeat(t.Context())
+		if err != nil || h.Writer != "w" || h.Written.Sub(began) > 2*time.Second {
+			t.Errorf("heartbeat %+v, %v; it was written at %v", h, err, began)
+		}
+	})
+}
+
 // A flaky store fails to apply as often as is said.
 type flaky struct {
 	*memory.Store

@@ -75,8 +75,8 @@ func (s *Syncer) Accept() { signal(s.accepts) }
 
 // A doubt is a full state that was refused.
 type doubt struct {
-	flags map[store.ID]struct{} // that it had
-	err   *RefusedError
+	missing map[store.ID]struct{} // flags of the store that it lacked
+	err     *RefusedError
 }
 
 // judge returns why the full state in held must not replace what is in the store,
@@ -86,12 +86,7 @@ func (m *manager) judge() *doubt {
 	if g.Off || m.accept {
 		return nil
 	}
-	d := &doubt{flags: map[store.ID]struct{}{}, err: &RefusedError{At: time.Now(), Stored: len(m.there.flags)}}
-	for id := range m.held {
-		if id.Kind == store.Flag {
-			d.flags[id] = struct{}{}
-		}
-	}
+	d := &doubt{missing: map[store.ID]struct{}{}, err: &RefusedError{At: time.Now(), Stored: len(m.there.flags)}}
 	there := m.there
 	if len(there.flags) == 0 && m.before.synced {
 		// It was flushed. What it gets back is what is held.
@@ -99,9 +94,14 @@ func (m *manager) judge() *doubt {
 		d.err.Stored = len(there.flags)
 	}
 	for id := range there.flags {
-		if _, ok := d.flags[id]; !ok {
-			d.err.Removed++
+		if _, ok := m.held[id]; !ok {
+			d.missing[id] = struct{}{}
 		}
+	}
+	d.err.Removed = len(d.missing)
+	empty := true
+	for id := range m.held {
+		empty = empty && id.Kind != store.Flag
 	}
 	if env := envOf(maps.Values(m.held)); env != "" && there.env != "" && env != there.env {
 		d.err.Env, d.err.Want = env, there.env
@@ -110,11 +110,11 @@ func (m *manager) judge() *doubt {
 	allowed := float64(d.err.Stored) * g.MaxRemoved
 	switch {
 	case d.err.Removed == 0,
-		len(d.flags) > 0 && d.err.Stored < g.MinFlags,
-		len(d.flags) > 0 && float64(d.err.Removed) <= allowed:
+		!empty && d.err.Stored < g.MinFlags,
+		!empty && float64(d.err.Removed) <= allowed:
 		return nil
-	case m.doubt == nil || m.doubt.err.Env != "" || !maps.Equal(d.flags, m.doubt.flags):
-		return d
+	case m.doubt == nil || m.doubt.err.Env != "" || !maps.Equal(d.missing, m.doubt.missing):
+		return d // flags that were added meanwhile do not matter
 	case time.Since(m.doubt.err.At) < g.Wait:
 		return m.doubt // asked too soon, for another reason
 	}

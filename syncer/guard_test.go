@@ -224,6 +224,29 @@ func TestGuardOutlivesAMistake(t *testing.T) {
 	}
 }
 
+// TestGuardAndNewFlags: flags that come while a full state is in doubt do not keep
+// FeatBit from repeating it.
+func TestGuardAndNewFlags(t *testing.T) {
+	f := newFeatbit(t)
+	f.set(true, many("", 20, 1)...)
+	f.up()
+	st := memory.New()
+	defer st.Close()
+	s, _ := start(t, syncer.Config{
+		URL: f.url, Secret: f.secret, Store: st, Reconcile: 10 * time.Millisecond,
+		Guard: syncer.Guard{Wait: 30 * time.Millisecond},
+	})
+	until(t, "first sync", holds(t, st, versions(many("", 20, 1))))
+	f.restart(many("", 2, 1)...)
+	n := int64(0)
+	until(t, "the repeated state is taken", func() bool {
+		n++
+		f.set(false, flag(fmt.Sprint("new", n), 100+n)) // between any two answers
+		_, old := content(t, st)["f015"]
+		return s.Status().Refused > 0 && !old
+	})
+}
+
 // TestGuardKnowsEnvironments: a syncer that was given the store of another
 // environment leaves it alone, unless somebody says so.
 func TestGuardKnowsEnvironments(t *testing.T) {

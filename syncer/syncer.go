@@ -86,8 +86,8 @@ type Config struct {
 	// look like a mistake.
 	Guard Guard
 
-	// Name is what this syncer calls itself in the store's heartbeats. Empty means
-	// the host's name and the process id.
+	// Name is what this syncer calls itself in the store's heartbeats, where no two
+	// may have the same. Empty means the host's name and the process id.
 	Name string
 
 	// Check is how often the store is compared with what the syncer holds.
