@@ -199,6 +199,31 @@ func (r *Sentinels) AwaitFailover(t testing.TB, old *Server) {
 	}
 }
 
+// AwaitAgreement waits until all Sentinels that run name the same master. For a
+// moment after a failover one of them may send clients to the old one.
+func (r *Sentinels) AwaitAgreement(t testing.TB) {
+	t.Helper()
+	if err := until("Sentinels that agree", func() error {
+		named := ""
+		for _, s := range r.sentinels {
+			if !s.running() {
+				continue
+			}
+			reply, err := s.Do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MasterName)
+			if err != nil {
+				return err
+			}
+			if named != "" && named != reply {
+				return fmt.Errorf("one says %q, another %q", named, reply)
+			}
+			named = reply
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // writes reports why a server is no master.
 func writes(s *Server) error {
 	info, err := s.Do("INFO", "replication")

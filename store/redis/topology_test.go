@@ -65,7 +65,10 @@ func contract(t *testing.T, raw string, failover func(t testing.TB, env string))
 
 func TestContractOnSentinel(t *testing.T) {
 	sentinels := redistest.StartSentinel(t, 1, redistest.Options{})
-	contract(t, sentinels.URL(), func(t testing.TB, _ string) { sentinels.KillMaster(t) })
+	contract(t, sentinels.URL(), func(t testing.TB, _ string) {
+		sentinels.KillMaster(t)
+		sentinels.AwaitAgreement(t)
+	})
 }
 
 func TestContractOnCluster(t *testing.T) {
