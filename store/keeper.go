@@ -28,6 +28,7 @@ type keeper struct {
 	lastBeat Heartbeat     // that was given
 	quiet    chan struct{} // closed when nothing is left to write
 	off      bool          // others keep it
+	until    time.Time     // nothing is written before
 }
 
 func newKeeper(l *Layers, name string, copy DataStore) *keeper {
@@ -56,6 +57,14 @@ func (k *keeper) give(snap Snapshot, from int, since Rev) {
 		if k.from != from || k.items == nil {
 			k.past = map[Rev]struct{}{}
 		}
+		// As Follow does: what a writer that is behind put there is soon repaired.
+		k.until = time.Time{}
+		for _, it := range snap.Items {
+			if it.Version < k.items[it.ID()].Version {
+				k.until = time.Now().Add(copyHold)
+				break
+			}
+		}
 		k.items = make(map[ID]Item, len(snap.Items))
 		for _, it := range snap.Items {
 			k.items[it.ID()] = it
@@ -69,6 +78,9 @@ func (k *keeper) give(snap Snapshot, from int, since Rev) {
 	k.past[snap.Rev] = struct{}{}
 	k.signal()
 }
+
+// copyHold is how long a state with older versions than before is kept from a copy.
+const copyHold = 5 * time.Second
 
 // pastMax bounds how many revisions a keeper remembers.
 const pastMax = 1024
@@ -133,6 +145,9 @@ func (k *keeper) run() {
 			return
 		case <-k.news:
 		}
+		if !k.wait(ctx) {
+			return
+		}
 		err := k.write(ctx)
 		switch {
 		case ctx.Err() != nil || errors.Is(err, ErrClosed):
@@ -150,6 +165,29 @@ func (k *keeper) run() {
 		k.mu.Lock()
 		k.signal()
 		k.mu.Unlock()
+	}
+}
+
+// wait waits until what is there may be written, and reports whether ctx is still
+// alive.
+func (k *keeper) wait(ctx context.Context) bool {
+	for {
+		k.mu.Lock()
+		d := time.Until(k.until)
+		k.mu.Unlock()
+		if d <= 0 {
+			return ctx.Err() == nil
+		}
+		t := time.NewTimer(d)
+		select {
+		case <-ctx.Done():
+		case <-k.news: // may be the repair
+		case <-t.C:
+		}
+		t.Stop()
+		if ctx.Err() != nil {
+			return false
+		}
 	}
 }
 

@@ -285,6 +285,44 @@ func TestLastGoodOfADeadWriter(t *testing.T) {
 	})
 }
 
+// TestLastGoodHoldsBack: a copy does not get what a writer that is behind put into
+// a store, unless it stays.
+func TestLastGoodHoldsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, copy := memory.New(), memory.New()
+		defer best.Close()
+		defer copy.Close()
+		become := func(version int64) {
+			t.Helper()
+			_, err := best.Apply(t.Context(), store.Change{Full: true, Items: []store.Item{{Kind: store.Flag, Key: "a", Version: version, Data: []byte("{}")}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		keeps := func(want int64) {
+			t.Helper()
+			synctest.Wait()
+			snap, err := copy.Load(t.Context(), "")
+			if err != nil || len(snap.Items) != 1 || snap.Items[0].Version != want {
+				t.Errorf("the copy has %+v, %v; want version %d", snap, err, want)
+			}
+		}
+		become(5)
+		follow(t, layered(t, store.LayerOptions{}, best, store.LastGood(copy)), store.FollowOptions{})
+		keeps(5)
+		become(4)
+		after(4 * time.Second)
+		keeps(5)
+		become(6)
+		keeps(6)
+		become(3)
+		after(4 * time.Second)
+		keeps(6)
+		after(2 * time.Second)
+		keeps(3)
+	})
+}
+
 // A flaky store fails to apply as often as is said.
 type flaky struct {
 	*memory.Store
