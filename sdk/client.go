@@ -97,6 +97,7 @@ type Client struct {
 	plan     *plan
 	own      *memory.Store // nil if Config has a Store
 	cancel   context.CancelFunc
+	life     context.Context // ends with Close
 	running  sync.WaitGroup
 	stopped  chan struct{} // closed when all goroutines have ended
 	closed   chan struct{} // closed by the first Close
@@ -226,7 +227,7 @@ func (c *Client) stream(st store.DataStore) (DataSource, error) {
 // start starts the client's goroutines, all of which Close waits for.
 func (c *Client) start(from store.Reader, run DataSource) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel = cancel
+	c.cancel, c.life = cancel, ctx
 	switch {
 	case c.plan.sink != nil:
 		c.sink = c.plan.sink
@@ -363,10 +364,15 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 	}
 	next, changes := snapshot.Apply(old, snap)
 	nFlags, nSegments := next.Len()
-	c.mu.Lock()
-	c.latest = next
-	c.serve()
-	c.mu.Unlock()
+	var beat store.Heartbeat
+	if old == nil {
+		beat = c.firstHeartbeat() // whether they may be served is known before they are
+	} else {
+		c.mu.Lock()
+		c.latest = next
+		c.serve()
+		c.mu.Unlock()
+	}
 	// Before ready is announced: to a listener that was added afterwards the
 	// first flags are no change.
 	c.listener.notify(old, next, changes)
@@ -378,10 +384,15 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 			c.status.Updated = time.Now()
 		}
 		if old == nil {
-			c.status.Ready = true
-			close(c.ready)
+			c.latest, c.status.Ready = next, true
+			if !beat.Written.IsZero() {
+				c.fresh.beat = beat
+			}
 		}
 	})
+	if old == nil {
+		close(c.ready)
+	}
 }
 
 // newest returns what was loaded last, or nil.

@@ -105,9 +105,9 @@ type Config struct {
 	// confirmed that they are current (Status.Confirmed), or from this client's
 	// start if nobody ever did. Older ones make the State Interrupted with
 	// [ErrTooOld], and WhenTooOld says what is served then. Zero means no limit.
-	// What is confirmed is told every few seconds, so MaxAge should be no less
-	// than half a minute; and it is known a moment after the first flags, which are
-	// served until then. A store whose heartbeat this client may not read, which is
+	// What is confirmed is told every few seconds, and usually 5 to 15 seconds old,
+	// so a MaxAge below 20 seconds strikes while all is well; that is logged. A store
+	// whose heartbeat this client may not read, which is
 	// logged, counts as one that nobody confirms.
 	MaxAge     time.Duration
 	WhenTooOld StalePolicy
@@ -264,6 +264,9 @@ func (cfg Config) check() (*plan, error) {
 	}
 	if cfg.TLS != nil && cfg.TLS.InsecureSkipVerify {
 		p.Logger.Warn("certificates are not verified: whoever is between this process and FeatBit can read the secret and change flags")
+	}
+	if cfg.MaxAge > 0 && cfg.MaxAge < leastMaxAge {
+		p.Logger.Warn("MaxAge is so short that flags are too old while all is well", "maxAge", cfg.MaxAge, "least", leastMaxAge)
 	}
 	if err := p.checkDefaults(); err != nil {
 		return nil, err

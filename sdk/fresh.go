@@ -47,6 +47,26 @@ type freshness struct {
 // in trouble, before the flags count as stale.
 const silent = 3 * store.HeartbeatLife
 
+// leastMaxAge is how old flags get while all is well: by the syncer's pings, its
+// heartbeats and the poll that reads these, with a little for delays.
+const leastMaxAge = 20 * time.Second
+
+// firstHeartbeat returns what a reader's store says of its writer, if flags may be
+// too old to be served. It asks no longer than a second.
+func (c *Client) firstHeartbeat() store.Heartbeat {
+	r, ok := c.plan.Store.(store.HeartbeatReader)
+	if !ok || c.plan.direct || c.plan.MaxAge <= 0 {
+		return store.Heartbeat{}
+	}
+	ctx, cancel := context.WithTimeout(c.life, time.Second)
+	defer cancel()
+	h, err := r.ReadHeartbeat(ctx)
+	if err != nil {
+		c.plan.Logger.Warn("the store's heartbeat cannot be read", "error", err)
+	}
+	return h
+}
+
 // heartbeat takes what the store says of its writer.
 func (c *Client) heartbeat(h store.Heartbeat, err error) {
 	c.update(func() {

@@ -199,3 +199,61 @@ func TestMaxAgeRejects(t *testing.T) {
 		}
 	}
 }
+
+// A downReader is a store that cannot be read.
+type downReader struct{}
+
+func (downReader) Load(context.Context, store.Rev) (store.Snapshot, error) {
+	return store.Snapshot{}, errors.New("down")
+}
+
+// TestTooOldFromTheStart: flags that are too old are not served for the moment
+// until the client knows that they are.
+func TestTooOldFromTheStart(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			kept := memory.New()
+			defer kept.Close()
+			apply(t, kept, true, flagJSON("bool", "boolean", "true", "false", "", 1))
+			beat(t, kept, "ok", time.Hour)
+			layers := store.Layered(downReader{}, kept)
+			defer layers.Close()
+			c, err := sdk.New(sdk.Config{Store: layers, MaxAge: time.Minute, WhenTooOld: sdk.ServeDefaults, StartWait: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close(context.Background())
+			if !c.Ready() {
+				t.Fatal("not ready")
+			}
+			if d := c.BoolDetail("bool", newUser(t, "ann"), false); d.Value || !errors.Is(d.Err, sdk.ErrTooOld) {
+				t.Fatalf("served %+v", d)
+			}
+			if age, ok := c.Status().DataAge(); !ok || age < time.Hour {
+				t.Errorf("age %v, %v", age, ok)
+			}
+		})
+	}
+}
+
+// TestAgeOfALayer: the age of flags from another layer is known with them, and not
+// an interval later.
+func TestAgeOfALayer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := memory.New()
+		defer kept.Close()
+		apply(t, kept, true, flagJSON("bool", "boolean", "true", "false", "", 1))
+		beat(t, kept, "ok", time.Hour)
+		layers := store.Layered(downReader{}, kept)
+		defer layers.Close()
+		c, err := sdk.New(sdk.Config{Store: layers, StartWait: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close(context.Background())
+		synctest.Wait()
+		if age, ok := c.Status().DataAge(); !ok || age < time.Hour {
+			t.Errorf("age %v, %v", age, ok)
+		}
+	})
+}

@@ -32,8 +32,9 @@ type FollowOptions struct {
 	HoldBack time.Duration
 
 	// OnHeartbeat, if set, gets the heartbeat of a store that has such, see
-	// [HeartbeatReader], or why it cannot be read, once per Interval. It is not
-	// called while the function given to Follow is.
+	// [HeartbeatReader], or why it cannot be read: once per Interval, and when a
+	// state comes from another layer than the one before. It is not called while
+	// the function given to Follow is.
 	OnHeartbeat func(Heartbeat, error)
 }
 
@@ -67,7 +68,7 @@ func (o FollowOptions) withDefaults() FollowOptions {
 // Follow keeps its last state when it gets an error.
 func Follow(ctx context.Context, r Reader, o FollowOptions, fn func(Snapshot, error)) error {
 	o = o.withDefaults()
-	f := follower{reader: r, opts: o, fn: fn, woken: make(chan struct{}, 1)}
+	f := follower{reader: r, opts: o, fn: fn, woken: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
 
 	watchCtx, stop := context.WithCancel(ctx)
 	var watching sync.WaitGroup
@@ -86,6 +87,7 @@ type follower struct {
 	reader Reader
 	opts   FollowOptions
 	woken  chan struct{} // capacity 1: wake-ups that arrive during a load merge into one
+	moved  chan struct{} // capacity 1: a state came from another layer
 
 	mu      sync.Mutex // guards fn and what follows, between run and watch
 	fn      func(Snapshot, error)
@@ -187,6 +189,12 @@ func (f *follower) load(ctx context.Context) error {
 		f.fn(Snapshot{}, err)
 		return nil // the store works, so it is asked again as often as usual
 	}
+	if where.layer != f.where.layer {
+		select {
+		case f.moved <- struct{}{}:
+		default:
+		}
+	}
 	f.rev, f.where, f.started, f.failed = snap.Rev, where, true, false
 	f.fn(snap, nil)
 	return nil
@@ -254,6 +262,7 @@ func (f *follower) heartbeats(ctx context.Context, r HeartbeatReader) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-f.moved:
 		}
 	}
 }

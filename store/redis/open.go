@@ -354,6 +354,8 @@ func reason(err error) string {
 		return "the user lacks a permission"
 	case goredis.IsAuthError(err):
 		return "the server refuses the login"
+	case goredis.HasErrorPrefix(err, "MOVED "):
+		return "the server is a node of a cluster; use redis+cluster://"
 	}
 	return ""
 }
