@@ -24,7 +24,7 @@ func (s *Syncer) pulse(ctx context.Context) {
 		switch why := text(err); {
 		case ctx.Err() != nil || errors.Is(err, store.ErrClosed):
 			return
-		case why != "" && said == "":
+		case why != "" && said == "" && s.Status().State == OK: // else the store is down, which says itself
 			s.cfg.Logger.Warn("readers cannot be told how current the flags are", "env", s.env, "error", err)
 			said = why
 		case why == "":
@@ -55,6 +55,6 @@ func (s *Syncer) lastBeat() {
 	ctx, cancel := context.WithTimeout(context.Background(), min(time.Second, s.cfg.StoreTimeout))
 	defer cancel()
 	if err := s.beat(ctx, w); err != nil {
-		s.cfg.Logger.Warn("readers cannot be told that the syncer stops", "env", s.env, "error", err)
+		s.cfg.Logger.Info("readers cannot be told that the syncer stops", "env", s.env, "error", err)
 	}
 }

@@ -51,6 +51,14 @@ func (c *console) warnings() *slog.Logger {
 	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: plain}))
 }
 
+// loud returns the log that was asked for, or that of warnings.
+func (c *console) loud() *slog.Logger {
+	if c.log.Enabled(context.Background(), slog.LevelInfo) {
+		return c.log
+	}
+	return c.warnings()
+}
+
 // endWith returns a context that ends with in, too. The goroutine that reads it
 // ends with the process: a read of standard input cannot be ended.
 func endWith(ctx context.Context, in io.Reader) (context.Context, context.CancelFunc) {

@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -544,6 +546,50 @@ func TestSyncGuard(t *testing.T) {
 			t.Errorf("--max-removed=%s: status %d, %s", bad, code, errOut)
 		}
 	}
+}
+
+// TestYAMLSample: the sample in YAML is what its comment says.
+func TestYAMLSample(t *testing.T) {
+	for user, want := range map[string]string{"ann -a plan=pro": "true", "robot": "false"} {
+		args := append([]string{"eval", "new-search", "--file", "../../examples/sample/flags.yaml", "-u"}, strings.Fields(user)...)
+		code, out, errOut := call(t, args...)
+		if code != 0 || !strings.Contains(out, want) || errOut != "" {
+			t.Errorf("%s: status %d, %s%s", user, code, out, errOut)
+		}
+	}
+}
+
+// TestSyncGuardIsLoud: who runs a syncer sees a refusal, and that it was repeated,
+// without asking for logs.
+func TestSyncGuardIsLoud(t *testing.T) {
+	file := flagsFile(t)
+	url, secret := dev(t, file)
+	t.Setenv("FLAGSTEAD_SECRET", secret)
+	st := filepath.Join(t.TempDir(), "store.json")
+	var doc map[string]any
+	if err := json.Unmarshal(sample.Flags, &doc); err != nil {
+		t.Fatal(err)
+	}
+	data := doc["data"].(map[string]any)
+	first := data["featureFlags"].([]any)[0].(map[string]any)
+	var many []any
+	for i := range 12 {
+		flag := maps.Clone(first)
+		flag["key"], flag["id"] = fmt.Sprint("old-", i), fmt.Sprint("old-", i)
+		many = append(many, flag)
+	}
+	data["featureFlags"] = many
+	text, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(st, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, "sync", "file://"+st, "--url", url, "--guard-wait", "50ms")
+	s.complains(t, "refused a full state")
+	s.says(t, "in sync")
+	s.complains(t, "accepted a full state that was refused before")
 }
 
 // TestSyncFeatBitLayout: a syncer feeds a Redis in FeatBit's layout, with its own

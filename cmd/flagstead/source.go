@@ -97,7 +97,7 @@ func badURL(err error) error {
 
 // source says where a command gets its flags: exactly one of three places.
 type source struct {
-	Store   string  `env:"FLAGSTEAD_STORE" placeholder:"URL" help:"Read a store: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
+	Store   string  `env:"FLAGSTEAD_STORE" placeholder:"URL" help:"Read a store: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json (file:flags.json is relative)."`
 	File    string  `placeholder:"FILE" type:"path" help:"Read a bootstrap file: what FeatBit's latest-all returns, or YAML of that shape (.yaml, .yml); also compressed (.gz)."`
 	FeatBit featbit `embed:""`
 }

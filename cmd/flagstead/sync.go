@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,10 +17,11 @@ import (
 type syncCmd struct {
 	EndWithStdin bool `hidden:"" help:"End when standard input does, as a child of a program that may crash."`
 
-	Store      string  `arg:"" env:"FLAGSTEAD_STORE" placeholder:"STORE" help:"Store to write: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
-	FeatBit    featbit `embed:""`
-	Accept     bool    `help:"Take the first full state as it is, even if the store would lose most of its flags, or get those of another environment."`
-	MaxRemoved float64 `default:"50" placeholder:"PERCENT" help:"Refuse, until FeatBit repeats it, a full state that lacks more of the store's flags than this (default ${default}; 100 refuses none but empty ones)."`
+	Store      string        `arg:"" env:"FLAGSTEAD_STORE" placeholder:"STORE" help:"Store to write: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
+	FeatBit    featbit       `embed:""`
+	Accept     bool          `help:"Take the first full state as it is, even if the store would lose most of its flags, or get those of another environment."`
+	MaxRemoved string        `default:"50%" placeholder:"PERCENT" help:"Refuse, until FeatBit repeats it, a full state that lacks more of the store's flags than this (default ${default}; 100% refuses none but empty ones)."`
+	GuardWait  time.Duration `default:"5s" placeholder:"TIME" help:"When to ask FeatBit again after a refusal (default ${default}). Without --wait, --start should be longer."`
 
 	Wait  bool          `help:"Start even if FeatBit or the store cannot be reached yet, and keep trying."`
 	Start time.Duration `default:"10s" placeholder:"TIME" help:"How long it may take, without --wait, until the store has the first data (default ${default})."`
@@ -37,17 +39,21 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	reach := &contact{}
-	if c.MaxRemoved <= 0 || c.MaxRemoved > 100 {
-		return usageError(fmt.Sprintf("--max-removed=%v: want a number above 0 and at most 100", c.MaxRemoved))
+	percent, err := strconv.ParseFloat(strings.TrimSuffix(c.MaxRemoved, "%"), 64)
+	if err != nil || !(percent > 0 && percent <= 100) {
+		return usageError(fmt.Sprintf("--max-removed=%s: want a number above 0 and at most 100", c.MaxRemoved))
 	}
-	cfg := syncer.Config{URL: c.FeatBit.URL, Secret: secret, Logger: con.log, NetDial: reach.dial}
-	cfg.Guard.MaxRemoved = c.MaxRemoved / 100
+	if c.GuardWait <= 0 {
+		return usageError(fmt.Sprintf("--guard-wait=%v: want a time above zero", c.GuardWait))
+	}
+	cfg := syncer.Config{URL: c.FeatBit.URL, Secret: secret, Logger: con.loud(), NetDial: reach.dial}
+	cfg.Guard.MaxRemoved, cfg.Guard.Wait = percent/100, c.GuardWait
 	startCtx, cancel := context.WithTimeout(ctx, c.Start)
 	defer cancel()
 	// A wrong address or secret must leave no trace, so FeatBit is asked first
 	// and the store is opened, which may create it, when there is data.
 	if !c.Wait {
-		if err := c.probe(startCtx, cfg); err != nil {
+		if err := c.probe(startCtx, con, cfg); err != nil {
 			if ctx.Err() != nil {
 				return errInterrupted
 			}
@@ -149,12 +155,13 @@ func (c *syncCmd) storeError(err error) error {
 }
 
 // probe connects once, into memory, and returns why that did not work.
-func (c *syncCmd) probe(ctx context.Context, cfg syncer.Config) error {
+func (c *syncCmd) probe(ctx context.Context, con *console, cfg syncer.Config) error {
 	reach := &contact{}
 	cfg.NetDial = reach.dial
 	ctx, done := context.WithCancelCause(ctx)
 	defer done(nil)
 	reach.hangUpWith(ctx)
+	cfg.Logger = con.log // what it warns of comes again with the store
 	scratch := memory.New()
 	defer scratch.Close()
 	cfg.Store = scratch
