@@ -320,6 +320,9 @@ func (s *Store) usable(ctx context.Context) error {
 // server that does not know AUTH quotes its arguments. Errors that the server did
 // not send may mean that it is gone for good.
 func (s *Store) explain(err error) error {
+	if text := err.Error(); strings.Contains(text, "all sentinels specified") && strings.Contains(text, goredis.Nil.Error()) {
+		return fmt.Errorf("no Sentinel knows a master of that name (parameter master): %w", err)
+	}
 	var reply goredis.Error
 	if !errors.As(err, &reply) {
 		s.reload()

@@ -242,6 +242,26 @@ func TestSentinelFailover(t *testing.T) {
 	r.end(t)
 }
 
+// What is wrong with an address is said in words that help.
+func TestWrongKindOfAddress(t *testing.T) {
+	sentinels := redistest.StartSentinel(t, 1, redistest.Options{})
+	s := openURL(t, strings.Replace(sentinels.URL(), redistest.MasterName, "nobody", 1), newEnv(), nil)
+	_, err := s.Load(bounded(t), "")
+	wantErr(t, err, nil, "no Sentinel knows a master of that name")
+
+	cluster := redistest.StartCluster(t, redistest.Options{})
+	env := newEnv()
+	holder := cluster.MasterOf(t, newStore((&Options{Env: env}).withDefaults()).data)
+	for _, node := range cluster.Servers {
+		if node == holder {
+			continue
+		}
+		_, err := openURL(t, node.URL(), env, nil).Load(bounded(t), "")
+		wantErr(t, err, nil, "use redis+cluster://")
+		break
+	}
+}
+
 // A master that hangs is worse than one that died: its connections stay open.
 func TestSentinelFailoverOfAFrozenMaster(t *testing.T) {
 	cluster := redistest.StartSentinel(t, 1, redistest.Options{})
