@@ -51,18 +51,7 @@ func (p *partly) ReadHeartbeat(ctx context.Context) (store.Heartbeat, error) {
 func readingPartly(t *testing.T, cfg sdk.Config) (*sdk.Client, *partly) {
 	t.Helper()
 	st := &partly{Store: memory.New()}
-	apply(t, st.Store, true, flagJSON("bool", "boolean", "true", "false", "", 1))
-	cfg.Store = st
-	c, err := sdk.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		c.Close(context.Background())
-		st.Close()
-	})
-	after(time.Millisecond)
-	return c, st
+	return readingFrom(t, cfg, st, st.Store), st
 }
 
 // TestConfirmedIsOfTheFlagsHere: a heartbeat confirms what the store has. A client

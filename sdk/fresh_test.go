@@ -31,8 +31,14 @@ func beat(t *testing.T, st *memory.Store, source string, age time.Duration) {
 func reading(t *testing.T, cfg sdk.Config) (*sdk.Client, *memory.Store) {
 	t.Helper()
 	st := memory.New()
+	return readingFrom(t, cfg, st, st), st
+}
+
+// readingFrom returns a client on r, which reads st.
+func readingFrom(t *testing.T, cfg sdk.Config, r store.Reader, st *memory.Store) *sdk.Client {
+	t.Helper()
 	apply(t, st, true, flagJSON("bool", "boolean", "true", "false", "", 1))
-	cfg.Store = st
+	cfg.Store = r
 	c, err := sdk.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +48,7 @@ func reading(t *testing.T, cfg sdk.Config) (*sdk.Client, *memory.Store) {
 		st.Close()
 	})
 	after(time.Millisecond)
-	return c, st
+	return c
 }
 
 // TestReaderKnowsItsSource: a reader says how current the flags are by what the
