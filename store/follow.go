@@ -189,7 +189,8 @@ func (f *follower) load(ctx context.Context) error {
 		f.fn(Snapshot{}, err)
 		return nil // the store works, so it is asked again as often as usual
 	}
-	if where.layer != f.where.layer {
+	// A first heartbeat is wanted at once: from then on older states are held back.
+	if where.layer != f.where.layer || f.opts.HoldBack > 0 && !f.written {
 		select {
 		case f.moved <- struct{}{}:
 		default:

@@ -115,9 +115,8 @@ func (m *manager) mayFill() bool {
 		return true
 	}
 	if m.fillBy.IsZero() {
-		patience := max(fillPatience, m.syncer.cfg.Check)
-		m.fillBy = time.Now().Add(patience)
-		m.retry.Reset(patience)
+		m.fillBy = time.Now().Add(fillPatience)
+		m.retry.Reset(fillPatience)
 		m.asking = true
 		m.opened(true)
 	}
@@ -202,6 +201,7 @@ func (m *manager) wrote(r result) {
 	if r.change.Full && r.gen == m.fullGen {
 		m.full, m.force = false, false
 		m.accepted()
+		signal(m.syncer.beats) // a store that was flushed has none
 	} else if r.change.Full && m.unjudged {
 		// A newer full state came meanwhile. If that is refused, this one stands.
 		held := make(map[store.ID]store.Item, len(r.change.Items))
