@@ -192,6 +192,13 @@ func (r *run) resumes(t *testing.T) time.Duration {
 	return took
 }
 
+// longest returns the writer's longest outage so far.
+func (r *run) longest() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.outage
+}
+
 // moves waits until the writer's commits arrive at a server, and forgets the outage
 // until then.
 func (r *run) moves(t *testing.T, to *redistest.Server) {
@@ -232,13 +239,13 @@ func TestSentinelFailover(t *testing.T) {
 	r := startRun(t, openURL(t, cluster.URL(), env, nil), openURL(t, cluster.URL(), env, nil))
 
 	cluster.Failover(t)
-	t.Logf("after an ordered failover writes resume within %v; outage in all %v", r.resumes(t), r.outage)
+	t.Logf("after an ordered failover writes resume within %v; outage in all %v", r.resumes(t), r.longest())
 
 	// Sentinel tells the old master about ten seconds later. What went there
 	// meanwhile is lost.
 	r.moves(t, cluster.Master(t))
 	cluster.KillMaster(t)
-	t.Logf("after a crash writes resume within %v; outage in all %v", r.resumes(t), r.outage)
+	t.Logf("after a crash writes resume within %v; outage in all %v", r.resumes(t), r.longest())
 	r.end(t)
 }
 
@@ -271,7 +278,7 @@ func TestSentinelFailoverOfAFrozenMaster(t *testing.T) {
 	old := cluster.Master(t)
 	old.Freeze(t)
 	cluster.AwaitFailover(t, old)
-	t.Logf("writes resume within %v; outage in all %v", r.resumes(t), r.outage)
+	t.Logf("writes resume within %v; outage in all %v", r.resumes(t), r.longest())
 	old.Thaw(t)
 	r.resumes(t)
 	r.end(t)
@@ -283,12 +290,12 @@ func TestClusterFailover(t *testing.T) {
 	r := startRun(t, openURL(t, cluster.URL(), env, nil), openURL(t, cluster.URL(), env, nil))
 
 	cluster.FailoverOf(t, r.writer.data)
-	t.Logf("after an ordered failover writes resume within %v; outage in all %v", r.resumes(t), r.outage)
+	t.Logf("after an ordered failover writes resume within %v; outage in all %v", r.resumes(t), r.longest())
 	cluster.Await(t, 3)
 
 	r.moves(t, cluster.MasterOf(t, r.writer.data))
 	cluster.KillMasterOf(t, r.writer.data)
-	t.Logf("after a crash writes resume within %v; outage in all %v", r.resumes(t), r.outage)
+	t.Logf("after a crash writes resume within %v; outage in all %v", r.resumes(t), r.longest())
 	r.end(t)
 }
 
@@ -315,7 +322,7 @@ func TestClusterSlotMoves(t *testing.T) {
 	}
 	to.Must(t, "CLUSTER", "SETSLOT", slot, "NODE", toID)
 	from.Must(t, "CLUSTER", "SETSLOT", slot, "NODE", toID)
-	t.Logf("after the move writes resume within %v; outage in all %v", r.resumes(t), r.outage)
+	t.Logf("after the move writes resume within %v; outage in all %v", r.resumes(t), r.longest())
 	r.end(t)
 }
 
