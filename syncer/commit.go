@@ -201,7 +201,10 @@ func (m *manager) wrote(r result) {
 	if r.change.Full && r.gen == m.fullGen {
 		m.full, m.force = false, false
 		m.accepted()
-		signal(m.syncer.beats) // a store that was flushed has none
+		defer func() {
+			m.report()
+			signal(m.syncer.beats) // a store that was flushed has none
+		}()
 	} else if r.change.Full && m.unjudged {
 		// A newer full state came meanwhile. If that is refused, this one stands.
 		held := make(map[store.ID]store.Item, len(r.change.Items))
@@ -246,10 +249,16 @@ func (m *manager) report() {
 	if err != nil {
 		err = fmt.Errorf("store: %w", err)
 	}
-	if live == was.live && pending == was.pending && text(err) == text(was.storeErr) {
+	guardErr := was.guardErr // refuse sets it
+	if m.doubt == nil {
+		guardErr = nil
+	}
+	if live == was.live && pending == was.pending && text(err) == text(was.storeErr) && text(guardErr) == text(was.guardErr) {
 		return // the usual case, once per turn of the loop
 	}
-	m.syncer.update(func(_ *Status, h *health) { h.live, h.pending, h.storeErr = live, pending, err })
+	m.syncer.update(func(_ *Status, h *health) {
+		h.live, h.pending, h.storeErr, h.guardErr = live, pending, err, guardErr
+	})
 }
 
 // rebase works a full state out again on what the store holds now. Another

@@ -171,7 +171,7 @@ func (m *manager) patience() time.Duration {
 	return wait
 }
 
-// accepted notes that a full state is in the store.
+// accepted notes that a full state is in the store. The next report says so.
 func (m *manager) accepted() {
 	if !m.unjudged {
 		return // not one of FeatBit's
@@ -179,7 +179,6 @@ func (m *manager) accepted() {
 	m.unjudged, m.before, m.doubts = false, before{}, 0
 	if m.doubt != nil {
 		m.syncer.cfg.Logger.Warn("accepted a full state that was refused before", "env", m.syncer.env, "error", m.doubt.err)
-		m.syncer.update(func(_ *Status, h *health) { h.guardErr = nil })
 	}
 	m.doubt, m.accept = nil, false
 	m.doubtful.Stop()
