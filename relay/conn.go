@@ -3,6 +3,7 @@ package relay
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -46,6 +47,11 @@ type conn struct {
 	gone     chan struct{} // closed when write has ended
 	closing  atomic.Bool   // a close frame of ours is out
 
+	env      *environment // nil if it is rejected
+	cred     credential
+	expel    chan struct{} // closed when the environment or the secret is gone
+	expelled atomic.Bool   // the secret stands, and only the environment is another one
+
 	whole bool // a change of several items goes out as one patch
 
 	// For write only.
@@ -70,11 +76,16 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "this is a WebSocket endpoint", http.StatusUpgradeRequired)
 		return
 	}
-	if !r.Ready() {
+	if r.closing() {
 		r.unavailable(w)
 		return
 	}
-	problem := r.checkStream(req)
+	cred, problem := r.checkStream(req)
+	switch {
+	case problem == errUnknownSecret && r.pending(), problem == nil && cred.env.view.Load() == nil:
+		r.unavailable(w)
+		return
+	}
 	// Clients correct the time in their tokens by the Date, which net/http adds
 	// to every answer but this one.
 	date := http.Header{"Date": {time.Now().UTC().Format(http.TimeFormat)}}
@@ -90,6 +101,9 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 		requests: make(chan request, 4),
 		done:     make(chan struct{}),
 		gone:     make(chan struct{}),
+		env:      cred.env,
+		cred:     cred,
+		expel:    make(chan struct{}),
 		whole:    req.Header.Get(protocol.PatchesHeader) == protocol.WholePatches,
 	}
 	if problem != nil {
@@ -108,27 +122,44 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 
 // checkStream says what is permanently wrong with a request, if anything. Its
 // errors hold nothing secret.
-func (r *Relay) checkStream(req *http.Request) error {
+func (r *Relay) checkStream(req *http.Request) (credential, error) {
+	var none credential
 	query := req.URL.Query()
-	if kind := parameter(query, "type"); kind != "server" {
-		return errors.New("type is not server")
+	kind := kind(parameter(query, "type"))
+	if kind != server {
+		return none, errors.New("type is not server")
 	}
 	switch parameter(query, "version") {
 	case "", "1", "2":
 	default:
-		return errors.New("unknown version")
+		return none, errors.New("unknown version")
 	}
 	secret, at, err := protocol.ParseToken(parameter(query, "token"))
 	if err != nil {
-		return err
+		return none, err
 	}
 	if off := time.Since(at).Truncate(time.Millisecond).Abs(); off > r.cfg.TokenWindow {
-		return errors.New("the token's time is too far off, check the clocks: " + off.String())
+		return none, errors.New("the token's time is too far off, check the clocks: " + off.String())
 	}
-	if _, ok := r.authenticate(string(secret)); !ok {
-		return errors.New("unknown secret")
+	cred, ok := r.authenticate(string(secret))
+	switch {
+	case !ok:
+		return none, errUnknownSecret
+	case cred.kind != kind:
+		return none, fmt.Errorf("the secret is a %s secret, and the type %s", cred.kind, kind)
 	}
-	return nil
+	return cred, nil
+}
+
+var errUnknownSecret = errors.New("unknown secret")
+
+func (r *Relay) closing() bool {
+	select {
+	case <-r.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // parameter returns a query parameter as ASP.NET reads it: names regardless of
@@ -221,14 +252,17 @@ func parseRequest(text []byte) (request, bool) {
 	return req, false
 }
 
-var errDraining = errors.New("draining")
+var (
+	errDraining = errors.New("draining")
+	errExpelled = errors.New("expelled")
+)
 
 // write sends answers and changes until the connection ends.
 func (c *conn) write() {
 	defer close(c.gone)
 	ping := time.NewTicker(c.relay.pingInterval)
 	defer ping.Stop()
-	v := c.relay.view.Load()
+	v := c.env.view.Load()
 	for {
 		var next <-chan struct{}
 		if c.synced {
@@ -240,16 +274,28 @@ func (c *conn) write() {
 			return
 		case <-c.relay.stop:
 			err = errDraining
+		case <-c.expel:
+			err = errExpelled
 		case <-ping.C:
 			err = c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.relay.cfg.WriteTimeout))
 		case req := <-c.requests:
 			v, err = c.answer(v, req)
 		case <-next:
-			v = c.relay.view.Load()
+			v = c.env.view.Load()
 			err = c.push(v)
 		}
 		if errors.Is(err, errDraining) {
 			c.sendClose(websocket.CloseGoingAway, "restarting")
+			c.awaitClose()
+			return
+		}
+		if errors.Is(err, errExpelled) {
+			c.relay.log.Info("relay: stream closed, its secret or environment is gone", "remote", c.ws.RemoteAddr().String())
+			if c.expelled.Load() {
+				c.sendClose(websocket.CloseGoingAway, "restarting")
+			} else {
+				c.sendClose(protocol.CloseInvalid, invalidReason)
+			}
 			c.awaitClose()
 			return
 		}
@@ -298,7 +344,7 @@ func (c *conn) answer(v *view, req request) (*view, error) {
 	}
 	c.relay.counters.syncs.Add(1)
 	if req.cursor == 0 {
-		v = c.relay.view.Load()
+		v = c.env.view.Load()
 		c.synced, c.sent = true, v.hwm
 		frame, err := v.full()
 		if err != nil {
@@ -306,7 +352,7 @@ func (c *conn) answer(v *view, req request) (*view, error) {
 		}
 		return v, c.send(frame, v.size())
 	}
-	v = c.relay.claim(req.cursor)
+	v = c.env.claim(req.cursor)
 	c.synced, c.sent = true, req.cursor
 	if len(v.after(req.cursor)) == 0 {
 		c.sent = v.hwm

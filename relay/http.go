@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,22 +16,35 @@ import (
 // array, to whoever sends a secret in the Authorization header.
 const ReceivedPath = "/api/public/insight/received"
 
+// A kind is that of a secret.
+type kind string
+
+const (
+	server kind = "server"
+	client kind = "client"
+)
+
 // A credential is one accepted secret.
 type credential struct {
 	secret []byte
-	env    string
+	kind   kind
+	env    *environment
+	envID  string // that the secret tells, which need not be env's
 }
 
-// authenticate returns the environment of an accepted secret. It takes equally
+// authenticate returns what an accepted secret gives access to. It takes equally
 // long for every secret of the right length.
-func (r *Relay) authenticate(secret string) (env string, ok bool) {
-	for _, c := range r.secrets {
+func (r *Relay) authenticate(secret string) (cred credential, ok bool) {
+	for _, c := range *r.secrets.Load() {
 		if subtle.ConstantTimeCompare(c.secret, []byte(secret)) == 1 {
-			env, ok = c.env, true
+			cred, ok = c, true
 		}
 	}
-	return env, ok
+	return cred, ok
 }
+
+// pending reports whether secrets may become known that are not yet.
+func (r *Relay) pending() bool { return r.cfg.SecretsPending != nil && r.cfg.SecretsPending() }
 
 // allowOrigin accepts every origin: access is by token, never by cookie, and
 // Python sends the origin of the URL that it was given, whatever proxy is
@@ -77,19 +91,24 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 }
 
 // authorized checks the Authorization header, which holds the secret and
-// nothing else, and answers 401 if it is wrong.
-func (r *Relay) authorized(w http.ResponseWriter, req *http.Request) (env string, ok bool) {
-	env, ok = r.authenticate(req.Header.Get("Authorization"))
-	if !ok {
+// nothing else, and answers 401 if it is not one of the given kinds.
+func (r *Relay) authorized(w http.ResponseWriter, req *http.Request, kinds ...kind) (cred credential, ok bool) {
+	cred, ok = r.authenticate(req.Header.Get("Authorization"))
+	switch {
+	case !ok && r.pending():
+		r.unavailable(w)
+	case !ok || !slices.Contains(kinds, cred.kind):
 		w.WriteHeader(http.StatusUnauthorized)
+		return cred, false
 	}
-	return env, ok
+	return cred, ok
 }
 
 // latestAll never sends an ETag: with one, Node's poller would lose its
 // Authorization header.
 func (r *Relay) latestAll(w http.ResponseWriter, req *http.Request) {
-	if _, ok := r.authorized(w, req); !ok {
+	cred, ok := r.authorized(w, req, server)
+	if !ok {
 		return
 	}
 	cursor := int64(0)
@@ -100,15 +119,16 @@ func (r *Relay) latestAll(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
-	if r.view.Load() == nil {
+	env := cred.env
+	if env.view.Load() == nil {
 		r.unavailable(w)
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	var body []byte
 	if cursor == 0 {
-		body = r.view.Load().fullBytes()
-	} else if items := r.claim(cursor).after(cursor); len(items) > 0 {
+		body = env.view.Load().fullBytes()
+	} else if items := env.claim(cursor).after(cursor); len(items) > 0 {
 		body = encode(wire.Patch, items)
 	}
 	if len(body) > 0 {
@@ -121,11 +141,12 @@ func (r *Relay) latestAll(w http.ResponseWriter, req *http.Request) {
 func liveness(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "Healthy") }
 
 func (r *Relay) readiness(w http.ResponseWriter, _ *http.Request) {
-	if !r.Ready() {
-		text(w, http.StatusServiceUnavailable, "Unhealthy")
-		return
+	code := http.StatusOK
+	ready := r.Readiness()
+	if ready == Unhealthy {
+		code = http.StatusServiceUnavailable
 	}
-	text(w, http.StatusOK, "Healthy")
+	text(w, code, ready.String())
 }
 
 func (r *Relay) status(w http.ResponseWriter, _ *http.Request) {

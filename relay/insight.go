@@ -58,7 +58,7 @@ func (r *Relay) Insights() []Insight { return r.insights.all() }
 
 // track takes insights. Like FeatBit it answers 200 also if no entry was valid.
 func (r *Relay) track(w http.ResponseWriter, req *http.Request) {
-	env, ok := r.authorized(w, req)
+	cred, ok := r.authorized(w, req, server, client)
 	if !ok {
 		return
 	}
@@ -77,7 +77,7 @@ func (r *Relay) track(w http.ResponseWriter, req *http.Request) {
 	}
 	r.record(body)
 	if r.cfg.OnInsight != nil {
-		r.cfg.OnInsight(env, body)
+		r.cfg.OnInsight(cred.envID, body)
 	}
 	w.WriteHeader(http.StatusOK)
 }
@@ -114,7 +114,7 @@ func (r *Relay) record(body []byte) {
 }
 
 func (r *Relay) received(w http.ResponseWriter, req *http.Request) {
-	if _, ok := r.authorized(w, req); !ok {
+	if _, ok := r.authorized(w, req, server); !ok {
 		return
 	}
 	body, err := json.Marshal(r.Insights())

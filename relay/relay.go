@@ -9,9 +9,9 @@
 //	go http.ListenAndServe("localhost:5100", r)
 //	return r.Run(ctx) // follows the store until ctx ends, then closes all connections
 //
-// It serves server-side SDKs: the stream, latest-all and insights. All secrets
-// of one relay belong to the one environment that its store holds. Nothing is
-// ever written to the store.
+// It serves server-side SDKs: the stream, latest-all and insights, of one
+// environment or of many, which may come and go, see [Relay.Set]. Nothing is ever
+// written to a store.
 //
 // # What SDKs see
 //
@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,14 +58,21 @@ type Secret = protocol.Secret
 // An Insight is an event as an SDK delivered it.
 type Insight = protocol.Insight
 
-// Config says what a Relay serves. Store and Secrets are required.
+// Config says what a Relay serves. The zero value serves nothing until [Relay.Set]
+// says what.
 type Config struct {
-	// Store is followed while Run runs, never written and never closed.
-	Store store.Reader
+	// Environments are those that are served from the start.
+	Environments []Environment
 
-	// Secrets are the server secrets that SDKs may use, at least one. They are
-	// aliases of each other: all give access to the same data.
+	// Store and Secrets are a short form of one Environment.
+	Store   store.Reader
 	Secrets []Secret
+
+	// SecretsPending, if set, is asked when an SDK comes with a secret that is not
+	// known. While it reports true the SDK is asked to come again (503) instead of
+	// being sent away for good (4003): somebody is about to call Set. It must not
+	// block.
+	SecretsPending func() bool
 
 	// TokenWindow is how far the time in a connection token may be off. Zero
 	// means 5 minutes; FeatBit itself allows 30 seconds.
@@ -125,7 +133,7 @@ func (c Config) withDefaults() Config {
 type Relay struct {
 	cfg      Config
 	log      *slog.Logger
-	secrets  []credential
+	secrets  atomic.Pointer[[]credential]
 	upgrader websocket.Upgrader
 	counters counters
 	insights recorder
@@ -138,12 +146,12 @@ type Relay struct {
 	started atomic.Bool
 	stop    chan struct{} // closed when draining begins
 
-	// view is nil until there is data. It is replaced under viewMu only.
-	view   atomic.Pointer[view]
-	viewMu sync.Mutex
-	table  table
-	// failing and flushed say what was logged last about the store.
-	failing, flushed bool
+	envMu sync.Mutex
+	envs  map[string]*environment // by id
+	begun []*environment          // that nobody has started yet
+	ctx   context.Context         // of their followers; nil before Run
+
+	following sync.WaitGroup // grows only under envMu while ctx lives
 
 	connMu   sync.Mutex
 	draining bool
@@ -155,29 +163,23 @@ type Relay struct {
 // nothing.
 func New(cfg Config) (*Relay, error) {
 	cfg = cfg.withDefaults()
-	if cfg.Store == nil {
-		return nil, errors.New("relay: Config.Store is required")
-	}
-	if len(cfg.Secrets) == 0 {
-		return nil, errors.New("relay: Config.Secrets needs at least one secret")
-	}
 	r := &Relay{
 		cfg:   cfg,
 		log:   cfg.Logger,
 		stop:  make(chan struct{}),
 		conns: map[*conn]struct{}{},
-		table: newTable(cfg.Logger),
+		envs:  map[string]*environment{},
 
 		silence:      defaultSilence,
 		pingInterval: defaultPingInterval,
 	}
 	r.insights.keep = cfg.KeepInsights
-	for i, s := range cfg.Secrets {
-		env, err := s.EnvID()
-		if err != nil {
-			return nil, fmt.Errorf("relay: Config.Secrets[%d]: %w", i, err)
-		}
-		r.secrets = append(r.secrets, credential{secret: []byte(s), env: env})
+	envs := slices.Clone(cfg.Environments)
+	if cfg.Store != nil || len(cfg.Secrets) > 0 {
+		envs = append(envs, Environment{Store: cfg.Store, Secrets: cfg.Secrets})
+	}
+	if err := r.Set(envs); err != nil {
+		return nil, err
 	}
 	r.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 5 * time.Second,
@@ -202,101 +204,89 @@ func New(cfg Config) (*Relay, error) {
 // when Run ends.
 const drainGrace = 2 * time.Second
 
-// Run follows the store until ctx ends, then closes all connections with code
+// Run follows the stores until ctx ends, then closes all connections with code
 // 1001, which makes SDKs reconnect, and returns nil within a few seconds. It
-// returns an error if the store was closed first, and if it is called twice.
-// Before Run returns it waits for every goroutine of the relay, except those
-// that an HTTP server started for requests still being answered.
+// returns an error if it is called twice. Before Run returns it waits for every
+// goroutine of the relay, except those that an HTTP server started for requests
+// still being answered. A store that was closed is served from memory.
 func (r *Relay) Run(ctx context.Context) error {
 	if !r.started.CompareAndSwap(false, true) {
 		return errors.New("relay: Run was called before")
 	}
-	err := store.Follow(ctx, r.cfg.Store, r.cfg.Follow, r.follow)
-	r.drain()
-	if ctx.Err() != nil {
-		return nil
+	followCtx, stop := context.WithCancel(ctx)
+	r.envMu.Lock()
+	r.ctx = followCtx
+	for _, env := range r.begun {
+		if r.envs[env.id] == env {
+			env.start(followCtx)
+		}
 	}
-	return fmt.Errorf("relay: follow the store: %w", err)
+	r.begun = nil
+	r.envMu.Unlock()
+	<-ctx.Done()
+	r.drain()
+	r.envMu.Lock()
+	stop() // no follower starts any more
+	r.envMu.Unlock()
+	r.following.Wait()
+	return nil
 }
 
-// Ready reports whether there is data to serve. It stays true while the store
-// fails, because the last state is served on, and becomes false when Run ends.
+// A Readiness says whether SDKs are better served here than elsewhere.
+type Readiness int
+
+// The states of readiness.
+const (
+	Unhealthy Readiness = iota // some store has not answered yet, no environment has data, or Run has ended
+	Degraded                   // some environment has no data, or its store fails
+	Healthy
+)
+
+// String returns the word that FeatBit's health checks answer with.
+func (h Readiness) String() string { return [...]string{"Unhealthy", "Degraded", "Healthy"}[h] }
+
+// Readiness tells how ready the relay is. One environment that has no data does not
+// keep the others from being served.
+func (r *Relay) Readiness() Readiness {
+	select {
+	case <-r.stop:
+		return Unhealthy
+	default:
+	}
+	ready, all, asked := 0, 0, true
+	for _, e := range r.list() {
+		all++
+		e.mu.Lock()
+		asked = asked && e.asked
+		if e.view.Load() != nil && !e.failing {
+			ready++
+		}
+		e.mu.Unlock()
+	}
+	switch {
+	case !asked || !r.Ready():
+		return Unhealthy
+	case ready < all:
+		return Degraded
+	}
+	return Healthy
+}
+
+// Ready reports whether there is data to serve, of one environment at least. It
+// stays true while a store fails, because the last state is served on, and becomes
+// false when Run ends.
 func (r *Relay) Ready() bool {
 	select {
 	case <-r.stop:
 		return false
 	default:
-		return r.view.Load() != nil
 	}
-}
-
-// follow takes over what store.Follow delivers.
-func (r *Relay) follow(snap store.Snapshot, err error) {
-	r.viewMu.Lock()
-	defer r.viewMu.Unlock()
-	if err != nil {
-		if !r.failing {
-			r.log.Warn("relay: the store fails, the last state is served on", "error", err)
+	for _, e := range r.list() {
+		if e.view.Load() != nil {
+			return true
 		}
-		r.failing = true
-		return
 	}
-	if r.failing {
-		r.log.Info("relay: the store is back")
-	}
-	r.failing = false
-	old := r.view.Load()
-	if snap.Rev == "" {
-		// Never filled, or flushed: nobody said that all flags were deleted, and
-		// whoever fills the store will do so again.
-		if old != nil && !r.flushed {
-			r.log.Warn("relay: the store was emptied, the last state is served on")
-			r.flushed = true
-		}
-		return
-	}
-	r.flushed = false
-	changed, restamped := r.table.apply(snap, time.Now().UnixMilli())
-	r.counters.invalidItems.Store(int64(len(r.table.invalid)))
-	if old == nil {
-		r.view.Store(firstView(changed, r.table.hwm))
-		r.log.Info("relay: ready", "items", len(changed))
-		return
-	}
-	if len(changed) == 0 {
-		return
-	}
-	r.counters.changes.Add(int64(len(changed)))
-	r.counters.restamped.Add(int64(restamped))
-	r.view.Store(old.with(changed, r.table.hwm))
-	close(old.next)
-	r.log.Debug("relay: items changed", "items", len(changed), "restamped", restamped)
-}
-
-// aheadTolerance is how far an SDK's cursor may be ahead of both our clock and
-// the newest item that we served, and still be believed. What SDKs claimed does
-// not count, or they could walk it into the future.
-const aheadTolerance = time.Minute
-
-// claim returns the current view after making sure that later changes will be
-// newer than cursor, if an SDK can honestly have got there (from this relay
-// before a restart, from another one, or by rounding up as Python does).
-func (r *Relay) claim(cursor int64) *view {
-	v := r.view.Load()
-	if cursor <= v.hwm {
-		return v
-	}
-	r.viewMu.Lock()
-	defer r.viewMu.Unlock()
-	v = r.view.Load()
-	limit := max(time.Now().UnixMilli(), r.table.newest) + aheadTolerance.Milliseconds()
-	if cursor <= v.hwm || cursor > limit {
-		return v
-	}
-	r.table.hwm = cursor
-	v = v.raised(cursor)
-	r.view.Store(v)
-	return v
+	return false
 }
 
 // admit registers a connection, unless the relay is closing.
@@ -306,11 +296,16 @@ func (r *Relay) admit(c *conn) bool {
 	if r.draining {
 		return false
 	}
-	r.conns[c] = struct{}{}
-	r.running.Go(c.read)
 	if c.reject == 0 {
+		// The secret may have gone since it was looked at.
+		if now, ok := r.authenticate(string(c.cred.secret)); !ok || now.env != c.env {
+			return false
+		}
+		c.env.conns.Add(1)
 		r.running.Go(c.write)
 	}
+	r.conns[c] = struct{}{}
+	r.running.Go(c.read)
 	return true
 }
 
@@ -318,6 +313,9 @@ func (r *Relay) forget(c *conn) {
 	r.connMu.Lock()
 	defer r.connMu.Unlock()
 	delete(r.conns, c)
+	if c.reject == 0 {
+		c.env.conns.Add(-1)
+	}
 }
 
 // drain closes all connections and waits for them.

@@ -1,7 +1,10 @@
 package relay
 
 import (
+	"cmp"
+	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/flagstead/flagstead/store"
 )
@@ -9,7 +12,7 @@ import (
 // Stats says what a Relay serves and did since New.
 type Stats struct {
 	Ready        bool // there is data to serve
-	StoreFailing bool // the last attempt to load or watch failed
+	StoreFailing bool // the last attempt to load or watch a store failed
 
 	Flags        int // served and not archived
 	Segments     int // served and not archived
@@ -33,12 +36,45 @@ type Stats struct {
 	InvalidInsights int64 // entries that were skipped
 	Variations      int64
 	Metrics         int64
+
+	Environments []EnvironmentStats // by name
+}
+
+// EnvironmentStats says how one environment stands.
+type EnvironmentStats struct {
+	ID, Name     string
+	Ready        bool // there is data to serve
+	StoreFailing bool // the last attempt to load or watch failed
+	Flags        int  // served and not archived
+	Segments     int  // served and not archived
+	InvalidItems int  // items in the store that cannot be served
+	Connections  int  // streams open now
+	Changes      int64
+	Rev          store.Rev
+
+	// Confirmed is until when the store is known to be equal to its source, if it
+	// tells.
+	Confirmed time.Time
+}
+
+func (e *environment) stats() EnvironmentStats {
+	s := EnvironmentStats{
+		ID: e.id, Name: *e.name.Load(),
+		InvalidItems: int(e.invalid.Load()), Connections: int(e.conns.Load()), Changes: e.changes.Load(),
+	}
+	if v := e.view.Load(); v != nil {
+		s.Ready, s.Flags, s.Segments = true, v.live(store.Flag), v.live(store.Segment)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.StoreFailing, s.Rev, s.Confirmed = e.failing, e.rev, e.heartbeat.Confirmed
+	return s
 }
 
 type counters struct {
 	accepted, rejected, refused, dropped, ignored, syncs atomic.Int64
 
-	changes, restamped, patches, invalidItems atomic.Int64
+	changes, restamped, patches atomic.Int64
 
 	requests, insightRequests, insights, invalidInsights, variations, metrics atomic.Int64
 }
@@ -49,7 +85,6 @@ func (r *Relay) Stats() Stats {
 	n := &r.counters
 	s := Stats{
 		Ready:           r.Ready(),
-		InvalidItems:    int(n.invalidItems.Load()),
 		Accepted:        n.accepted.Load(),
 		Rejected:        n.rejected.Load(),
 		Refused:         n.refused.Load(),
@@ -66,12 +101,15 @@ func (r *Relay) Stats() Stats {
 		Variations:      n.variations.Load(),
 		Metrics:         n.metrics.Load(),
 	}
-	if v := r.view.Load(); v != nil {
-		s.Flags, s.Segments = v.live(store.Flag), v.live(store.Segment)
+	for _, e := range r.list() {
+		one := e.stats()
+		s.Environments = append(s.Environments, one)
+		s.Flags += one.Flags
+		s.Segments += one.Segments
+		s.InvalidItems += one.InvalidItems
+		s.StoreFailing = s.StoreFailing || one.StoreFailing
 	}
-	r.viewMu.Lock()
-	s.StoreFailing = r.failing
-	r.viewMu.Unlock()
+	slices.SortFunc(s.Environments, func(a, b EnvironmentStats) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	r.connMu.Lock()
 	for c := range r.conns {
 		if c.reject == 0 {
