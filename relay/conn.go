@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/protocol"
 	"github.com/flagstead/flagstead/internal/wire"
 	"github.com/flagstead/flagstead/store"
@@ -47,16 +48,17 @@ type conn struct {
 	gone     chan struct{} // closed when write has ended
 	closing  atomic.Bool   // a close frame of ours is out
 
-	env      *environment // nil if it is rejected
-	cred     credential
-	expel    chan struct{} // closed when the environment or the secret is gone
-	expelled atomic.Bool   // the secret stands, and only the environment is another one
+	env       *environment // nil if it is rejected
+	cred      credential
+	leaving   chan struct{} // closed when it is to end
+	leaveWith atomic.Int32  // the code, by then
 
 	whole bool // a change of several items goes out as one patch
 
 	// For write only.
-	synced bool  // the SDK has asked for data
-	sent   int64 // everything served up to this version was sent
+	user   *flags.User // of a client-side SDK
+	synced bool        // the SDK has asked for data
+	sent   int64       // everything served up to this version was sent
 }
 
 // A request is what an SDK asked for.
@@ -64,6 +66,7 @@ type request struct {
 	kind   string // protocol.TypePing, TypeEcho or TypeDataSync
 	data   json.RawMessage
 	cursor int64
+	user   *flags.User // nil on a server-side SDK's stream
 }
 
 // stream answers a request to open a stream. Whatever may be cured by waiting is
@@ -85,6 +88,15 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 	case problem == errUnknownSecret && r.pending(), problem == nil && cred.env.view.Load() == nil:
 		r.unavailable(w)
 		return
+	case problem != nil:
+	case !r.allowed(w, cred.env.limits.streaming):
+		return
+	case r.cfg.MaxConnections > 0 && cred.env.conns.Load() >= int64(r.cfg.MaxConnections):
+		r.unavailable(w)
+		return
+	case cred.kind == client && r.foreign(req):
+		http.Error(w, "the origin is not allowed", http.StatusForbidden)
+		return
 	}
 	// Clients correct the time in their tokens by the Date, which net/http adds
 	// to every answer but this one.
@@ -103,7 +115,7 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 		gone:     make(chan struct{}),
 		env:      cred.env,
 		cred:     cred,
-		expel:    make(chan struct{}),
+		leaving:  make(chan struct{}),
 		whole:    req.Header.Get(protocol.PatchesHeader) == protocol.WholePatches,
 	}
 	if problem != nil {
@@ -126,8 +138,8 @@ func (r *Relay) checkStream(req *http.Request) (credential, error) {
 	var none credential
 	query := req.URL.Query()
 	kind := kind(parameter(query, "type"))
-	if kind != server {
-		return none, errors.New("type is not server")
+	if kind != server && kind != client {
+		return none, errors.New("type is neither server nor client")
 	}
 	switch parameter(query, "version") {
 	case "", "1", "2":
@@ -196,7 +208,7 @@ func (c *conn) read() {
 			return
 		}
 		c.alive()
-		req, ok := parseRequest(text)
+		req, ok := parseRequest(text, c.cred.kind)
 		if !ok {
 			c.relay.counters.ignored.Add(1)
 			continue
@@ -218,7 +230,7 @@ func (c *conn) alive() {
 
 // parseRequest reads a message as FeatBit does, which drops silently what it
 // does not understand.
-func parseRequest(text []byte) (request, bool) {
+func parseRequest(text []byte, kind kind) (request, bool) {
 	var e protocol.Envelope
 	if json.Unmarshal(text, &e) != nil || e.Data == nil {
 		return request{}, false
@@ -233,9 +245,16 @@ func parseRequest(text []byte) (request, bool) {
 	case protocol.TypeDataSync:
 		var data *struct {
 			Timestamp json.RawMessage `json:"timestamp"`
+			User      json.RawMessage `json:"user"`
 		}
 		if json.Unmarshal(e.Data, &data) != nil || data == nil {
 			return req, false
+		}
+		if kind == client {
+			var err error
+			if req.user, err = parseClientUser(data.User); err != nil {
+				return req, false
+			}
 		}
 		if data.Timestamp == nil {
 			return req, true
@@ -252,10 +271,16 @@ func parseRequest(text []byte) (request, bool) {
 	return req, false
 }
 
-var (
-	errDraining = errors.New("draining")
-	errExpelled = errors.New("expelled")
-)
+var errLeaving = errors.New("leaving")
+
+var leaveReasons = map[int32]string{websocket.CloseGoingAway: "restarting", protocol.CloseInvalid: invalidReason}
+
+// leave makes the connection end with a close code. Only the first call counts.
+func (c *conn) leave(code int) {
+	if c.leaveWith.CompareAndSwap(0, int32(code)) {
+		close(c.leaving)
+	}
+}
 
 // write sends answers and changes until the connection ends.
 func (c *conn) write() {
@@ -272,30 +297,22 @@ func (c *conn) write() {
 		select {
 		case <-c.done:
 			return
-		case <-c.relay.stop:
-			err = errDraining
-		case <-c.expel:
-			err = errExpelled
+		case <-c.leaving:
+			err = errLeaving
 		case <-ping.C:
 			err = c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.relay.cfg.WriteTimeout))
 		case req := <-c.requests:
 			v, err = c.answer(v, req)
 		case <-next:
+			if c.cred.kind == client {
+				v, err = c.pushClient()
+				break
+			}
 			v = c.env.view.Load()
 			err = c.push(v)
 		}
-		if errors.Is(err, errDraining) {
-			c.sendClose(websocket.CloseGoingAway, "restarting")
-			c.awaitClose()
-			return
-		}
-		if errors.Is(err, errExpelled) {
-			c.relay.log.Info("relay: stream closed, its secret or environment is gone", "remote", c.ws.RemoteAddr().String())
-			if c.expelled.Load() {
-				c.sendClose(websocket.CloseGoingAway, "restarting")
-			} else {
-				c.sendClose(protocol.CloseInvalid, invalidReason)
-			}
+		if errors.Is(err, errLeaving) {
+			c.sendClose(int(c.leaveWith.Load()), leaveReasons[c.leaveWith.Load()])
 			c.awaitClose()
 			return
 		}
@@ -343,6 +360,9 @@ func (c *conn) answer(v *view, req request) (*view, error) {
 		return v, c.sendText(text)
 	}
 	c.relay.counters.syncs.Add(1)
+	if c.cred.kind == client {
+		return c.answerClient(req)
+	}
 	if req.cursor == 0 {
 		v = c.env.view.Load()
 		c.synced, c.sent = true, v.hwm
@@ -369,8 +389,8 @@ func (c *conn) answer(v *view, req request) (*view, error) {
 func (c *conn) push(v *view) error {
 	for rest := v.after(c.sent); len(rest) > 0; {
 		select {
-		case <-c.relay.stop:
-			return errDraining
+		case <-c.leaving:
+			return errLeaving
 		case <-c.done:
 			return nil
 		default:

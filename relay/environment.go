@@ -9,6 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gorilla/websocket"
+
+	"github.com/flagstead/flagstead/internal/protocol"
 	"github.com/flagstead/flagstead/store"
 )
 
@@ -79,12 +82,16 @@ type environment struct {
 	rev                     store.Rev
 	heartbeat               store.Heartbeat
 
+	judging sync.Mutex
+	judged  atomic.Pointer[judge] // nil until somebody wants evaluations
+	limits  limits
+
 	changes, invalid atomic.Int64
 	conns            atomic.Int64 // open now
 }
 
 func (r *Relay) newEnvironment(e Environment) *environment {
-	env := &environment{relay: r, id: e.ID, store: e.Store, log: r.log.With("env", e.Name)}
+	env := &environment{relay: r, id: e.ID, store: e.Store, log: r.log.With("env", e.Name), limits: r.cfg.RateLimits.limiters()}
 	env.table = newTable(env.log)
 	env.name.Store(&e.Name)
 	return env
@@ -270,13 +277,12 @@ func (r *Relay) expel(creds map[string]credential) {
 		if c.reject != 0 {
 			continue
 		}
-		if now, ok := creds[string(c.cred.secret)]; !ok || now.env != c.env {
-			c.expelled.Store(ok)
-			select {
-			case <-c.expel:
-			default:
-				close(c.expel)
-			}
+		switch now, ok := creds[string(c.cred.secret)]; {
+		case !ok:
+			r.log.Info("relay: stream closed, its secret is no longer accepted", "env", *c.env.name.Load(), "remote", c.ws.RemoteAddr().String())
+			c.leave(protocol.CloseInvalid)
+		case now.env != c.env:
+			c.leave(websocket.CloseGoingAway)
 		}
 	}
 }

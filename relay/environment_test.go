@@ -133,9 +133,10 @@ func TestSet(t *testing.T) {
 	}
 	shelf.put(flag("a", 2, "b"))
 	a.next(t) // nothing but the change
-	if n := s.Stats().Environments[0]; n.Name != "renamed" || n.Connections != 1 {
-		t.Errorf("stats %+v", n)
-	}
+	eventually(t, "one connection of the renamed", func() bool {
+		n := s.Stats().Environments[0]
+		return n.Name == "renamed" && n.Connections == 1
+	})
 
 	// Another store for the same environment: its SDKs come back.
 	one.Store = newShelf(flag("a", 9, "c"))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/flagstead/flagstead/internal/protocol"
@@ -55,6 +54,10 @@ func allowOrigin(*http.Request) bool { return true }
 // a status page at the root.
 func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.counters.requests.Add(1)
+	r.handler.ServeHTTP(w, req)
+}
+
+func (r *Relay) route(w http.ResponseWriter, req *http.Request) {
 	path := strings.ToLower(req.URL.Path)
 	if path != "/" {
 		path = strings.TrimSuffix(path, "/")
@@ -68,6 +71,10 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		handle = r.stream
 	case protocol.LatestAllPath:
 		handle = r.latestAll
+	case clientLatestAllPath:
+		method, handle = http.MethodPost, r.clientLatestAll
+	case evaluatePath:
+		method, handle = http.MethodPost, r.evaluate
 	case protocol.InsightPath:
 		method, handle = http.MethodPost, r.track
 	case ReceivedPath:
@@ -108,34 +115,25 @@ func (r *Relay) authorized(w http.ResponseWriter, req *http.Request, kinds ...ki
 // Authorization header.
 func (r *Relay) latestAll(w http.ResponseWriter, req *http.Request) {
 	cred, ok := r.authorized(w, req, server)
-	if !ok {
+	if !ok || !r.allowed(w, cred.env.limits.sdk) {
 		return
 	}
-	cursor := int64(0)
-	if text := parameter(req.URL.Query(), "timestamp"); text != "" {
-		var err error
-		if cursor, err = strconv.ParseInt(text, 10, 64); err != nil {
-			http.Error(w, "timestamp is not an integer", http.StatusBadRequest)
-			return
-		}
+	cursor, ok := cursorOf(w, req)
+	if !ok {
+		return
 	}
 	env := cred.env
 	if env.view.Load() == nil {
 		r.unavailable(w)
 		return
 	}
-	w.Header().Set("Cache-Control", "no-store")
 	var body []byte
 	if cursor == 0 {
 		body = env.view.Load().fullBytes()
 	} else if items := env.claim(cursor).after(cursor); len(items) > 0 {
 		body = encode(wire.Patch, items)
 	}
-	if len(body) > 0 {
-		w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	}
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body)
+	writeJSON(w, body)
 }
 
 func liveness(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "Healthy") }

@@ -59,7 +59,7 @@ func (r *Relay) Insights() []Insight { return r.insights.all() }
 // track takes insights. Like FeatBit it answers 200 also if no entry was valid.
 func (r *Relay) track(w http.ResponseWriter, req *http.Request) {
 	cred, ok := r.authorized(w, req, server, client)
-	if !ok {
+	if !ok || !r.allowed(w, cred.env.limits.insight) {
 		return
 	}
 	if req.ContentLength > r.cfg.MaxBody {

@@ -40,12 +40,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/rs/cors"
 
 	"github.com/flagstead/flagstead/internal/protocol"
 	"github.com/flagstead/flagstead/internal/wire"
@@ -73,6 +76,22 @@ type Config struct {
 	// being sent away for good (4003): somebody is about to call Set. It must not
 	// block.
 	SecretsPending func() bool
+
+	// AllowedOrigins are those of the web pages whose SDKs may come, such as
+	// "https://app.example" or "https://*.example". None means all: access is by
+	// secret, never by cookie.
+	AllowedOrigins []string
+
+	// RateLimits bounds the requests of each environment. The zero value does not.
+	RateLimits RateLimits
+
+	// MaxConnections is how many streams an environment may have at a time; further
+	// ones are answered 503. Zero means no limit.
+	MaxConnections int
+
+	// DrainSpread is the time over which the streams are closed when Run ends, so
+	// that those who come back do not come all at once. Zero means at once.
+	DrainSpread time.Duration
 
 	// TokenWindow is how far the time in a connection token may be off. Zero
 	// means 5 minutes; FeatBit itself allows 30 seconds.
@@ -107,6 +126,9 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	if len(c.AllowedOrigins) == 0 {
+		c.AllowedOrigins = []string{"*"}
+	}
 	if c.TokenWindow <= 0 {
 		c.TokenWindow = 5 * time.Minute
 	}
@@ -135,6 +157,7 @@ type Relay struct {
 	log      *slog.Logger
 	secrets  atomic.Pointer[[]credential]
 	upgrader websocket.Upgrader
+	handler  http.Handler // with what browsers ask for
 	counters counters
 	insights recorder
 
@@ -189,6 +212,12 @@ func New(cfg Config) (*Relay, error) {
 		WriteBufferPool: &sync.Pool{},
 		CheckOrigin:     allowOrigin,
 	}
+	r.handler = cors.New(cors.Options{
+		AllowedOrigins: cfg.AllowedOrigins,
+		AllowedMethods: []string{http.MethodHead, http.MethodGet, http.MethodPost},
+		AllowedHeaders: []string{"*"},
+		MaxAge:         600,
+	}).Handler(http.HandlerFunc(r.route))
 	var err error
 	if r.pong, err = websocket.NewPreparedMessage(websocket.TextMessage, protocol.PongFrame); err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
@@ -204,8 +233,9 @@ func New(cfg Config) (*Relay, error) {
 // when Run ends.
 const drainGrace = 2 * time.Second
 
-// Run follows the stores until ctx ends, then closes all connections with code
-// 1001, which makes SDKs reconnect, and returns nil within a few seconds. It
+// Run follows the stores until ctx ends, then refuses new connections, closes all of
+// them with code 1001, which makes SDKs reconnect, over Config.DrainSpread, and
+// returns nil a few seconds later at most. It
 // returns an error if it is called twice. Before Run returns it waits for every
 // goroutine of the relay, except those that an HTTP server started for requests
 // still being answered. A store that was closed is served from memory.
@@ -318,15 +348,31 @@ func (r *Relay) forget(c *conn) {
 	}
 }
 
-// drain closes all connections and waits for them.
+// drain closes all connections, spread over the time that was granted, and waits for
+// them.
 func (r *Relay) drain() {
 	r.connMu.Lock()
 	r.draining = true
-	count := len(r.conns)
+	conns := slices.Collect(maps.Keys(r.conns))
 	r.connMu.Unlock()
 	close(r.stop)
-	if count > 0 {
-		r.log.Info("relay: closing all connections", "connections", count)
+	if len(conns) > 0 {
+		r.log.Info("relay: closing all connections", "connections", len(conns), "over", r.cfg.DrainSpread)
+	}
+	tick := time.NewTicker(drainStep)
+	defer tick.Stop()
+	began := time.Now()
+	for closed := 0; closed < len(conns); {
+		due := len(conns)
+		if passed := time.Since(began); passed < r.cfg.DrainSpread {
+			due = int(float64(len(conns)) * float64(passed) / float64(r.cfg.DrainSpread))
+		}
+		for ; closed < due; closed++ {
+			conns[closed].leave(websocket.CloseGoingAway)
+		}
+		if closed < len(conns) {
+			<-tick.C
+		}
 	}
 	hard := time.AfterFunc(drainGrace, func() {
 		r.connMu.Lock()
@@ -338,3 +384,6 @@ func (r *Relay) drain() {
 	defer hard.Stop()
 	r.running.Wait()
 }
+
+// drainStep is how often some of the connections are closed.
+const drainStep = 20 * time.Millisecond

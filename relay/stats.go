@@ -21,7 +21,8 @@ type Stats struct {
 	Connections int   // streams open now
 	Accepted    int64 // streams opened
 	Rejected    int64 // streams closed with 4003
-	Refused     int64 // requests answered 503 for lack of data
+	Refused     int64 // requests answered 503 for lack of data, or of room
+	Limited     int64 // requests answered 429
 	Dropped     int64 // streams given up because the SDK did not accept data
 	Ignored     int64 // messages from SDKs that were not understood
 	Syncs       int64 // data-sync messages answered
@@ -72,7 +73,7 @@ func (e *environment) stats() EnvironmentStats {
 }
 
 type counters struct {
-	accepted, rejected, refused, dropped, ignored, syncs atomic.Int64
+	accepted, rejected, refused, limited, dropped, ignored, syncs atomic.Int64
 
 	changes, restamped, patches atomic.Int64
 
@@ -88,6 +89,7 @@ func (r *Relay) Stats() Stats {
 		Accepted:        n.accepted.Load(),
 		Rejected:        n.rejected.Load(),
 		Refused:         n.refused.Load(),
+		Limited:         n.limited.Load(),
 		Dropped:         n.dropped.Load(),
 		Ignored:         n.ignored.Load(),
 		Syncs:           n.syncs.Load(),

@@ -23,7 +23,8 @@ type Flag struct {
 	exptAll  bool     // exptIncludeAllTargets
 
 	kind     Type
-	segments []int32 // every segment that a condition names
+	options  []*Variation // in the order of the flag
+	segments []int32      // every segment that a condition names
 	err      error   // the flag cannot be evaluated at all
 }
 
@@ -39,10 +40,15 @@ func (f *Flag) Version() int64 { return f.version }
 // Type returns the flag's variation type.
 func (f *Flag) Type() Type { return f.kind }
 
+// Variations returns the flag's variations that have a value, in its order. Nobody
+// may modify them.
+func (f *Flag) Variations() []*Variation { return f.options }
+
 // Err says why the flag can never be evaluated, or is nil.
 func (f *Flag) Err() error { return f.err }
 
 type rule struct {
+	name       string
 	conditions []condition
 	broken     bool // no conditions member: must not match everybody
 	rollout
@@ -135,7 +141,9 @@ func compileFlag(src Source, syms *symbols) *Flag {
 	f.kind = c.kind
 	for _, v := range w.Variations {
 		if v.Value.ok {
-			c.variations[v.ID.s] = newVariation(v, c.kind)
+			one := newVariation(v, c.kind)
+			c.variations[v.ID.s] = one
+			f.options = append(f.options, one)
 		}
 	}
 	f.enabled, f.exptAll = bool(w.IsEnabled), bool(w.ExptAllTargets)
@@ -143,6 +151,7 @@ func compileFlag(src Source, syms *symbols) *Flag {
 	c.targets(w.TargetUsers)
 	for _, r := range w.Rules {
 		f.rules = append(f.rules, rule{
+			name:       r.Name.s,
 			conditions: c.conditions(r.Conditions),
 			broken:     r.Conditions == nil,
 			rollout:    c.rollout(r.wireFallthrough),

@@ -9,6 +9,16 @@ type Result struct {
 	Reason     Reason
 	Experiment bool  // whether the event counts for the flag's experiment
 	Err        error // with Reason Broken: what is wrong
+
+	rule *rule // with RuleMatch
+}
+
+// RuleName returns the name of the rule that matched, or "".
+func (r *Result) RuleName() string {
+	if r.rule == nil {
+		return ""
+	}
+	return r.rule.name
 }
 
 // Evaluate evaluates one flag for a user. A nil user is an invalid one.
@@ -47,6 +57,7 @@ func (s *Set) evaluate(f *Flag, u *User) Result {
 			continue
 		}
 		if res, ok := f.roll(&r.rollout, u, RuleMatch); ok {
+			res.rule = r
 			return res
 		}
 		break // no slice for the user: the default rule, not the later rules

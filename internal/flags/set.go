@@ -271,6 +271,43 @@ func (s *Set) segmentsUsing(segments []string) []string {
 	return all
 }
 
+// Newest returns the largest version among the flag with this key and the segments
+// that it names, directly or through others; 0 if there is no such flag. An archived
+// flag is one, too.
+func (s *Set) Newest(key string) int64 {
+	e := s.flags[key]
+	if e == nil {
+		return 0
+	}
+	newest := e.src.Version
+	if !e.src.Archived {
+		if ids := e.flag(s).segments; len(ids) > 0 {
+			newest = s.newest(ids, map[int32]struct{}{}, newest)
+		}
+	}
+	return newest
+}
+
+func (s *Set) newest(ids []int32, seen map[int32]struct{}, newest int64) int64 {
+	for _, id := range ids {
+		if _, ok := seen[id]; ok {
+			continue
+		}
+		seen[id] = struct{}{}
+		if e := s.segEntry(id); e != nil {
+			newest = max(newest, e.src.Version)
+		}
+		if seg := s.segment(id); seg != nil {
+			for _, conditions := range seg.rules {
+				for i := range conditions {
+					newest = s.newest(conditions[i].segs, seen, newest)
+				}
+			}
+		}
+	}
+	return newest
+}
+
 func (s *Set) names(ids []int32, keys []string) bool {
 	return slices.ContainsFunc(keys, func(key string) bool {
 		return slices.Contains(ids, s.syms.intern(key))

@@ -76,6 +76,15 @@ func NewUser(key, name string, attrs []Attr) (*User, error) {
 	case blank(name):
 		return nil, errors.New("user name is blank")
 	}
+	return NewNamelessUser(key, name, attrs)
+}
+
+// NewNamelessUser is [NewUser] for a user whose name may be blank, as those of
+// FeatBit's client-side SDKs. A blank name is a property that the user lacks.
+func NewNamelessUser(key, name string, attrs []Attr) (*User, error) {
+	if blank(key) {
+		return nil, errors.New("user key is blank")
+	}
 	u := &User{key: key, name: name}
 	if len(attrs) > 0 {
 		u.attrs = make([]Attr, 0, len(attrs))
@@ -176,7 +185,7 @@ func (p *property) text(u *User) (string, bool) {
 	case userKey:
 		return u.key, true
 	case userName:
-		return u.name, true
+		return u.name, u.name != ""
 	}
 	if a := u.attr(p.name); a != nil {
 		return a.value, true

@@ -1,0 +1,247 @@
+package relay
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/flagstead/flagstead/internal/flags"
+	"github.com/flagstead/flagstead/internal/wire"
+	"github.com/flagstead/flagstead/store"
+)
+
+// answerClient evaluates for the user that a client-side SDK sent and returns the
+// view that it now knows. Another user than before takes its place for the pushes
+// that follow: this is how those SDKs identify.
+func (c *conn) answerClient(req request) (*view, error) {
+	c.env.claim(req.cursor)
+	j := c.env.judge()
+	c.user, c.synced, c.sent = req.user, true, j.view.hwm
+	eventType := wire.Patch
+	if req.cursor == 0 {
+		eventType = wire.Full
+	}
+	return j.view, c.sendClient(j, eventType, j.affected(req.cursor))
+}
+
+// pushClient sends what may have changed for the user since the last message.
+func (c *conn) pushClient() (*view, error) {
+	j := c.env.judge()
+	keys := j.affected(c.sent)
+	c.sent = j.view.hwm
+	if len(keys) == 0 {
+		return j.view, nil // a segment that no flag names
+	}
+	c.relay.counters.patches.Add(1)
+	return j.view, c.sendClient(j, wire.Patch, keys)
+}
+
+func (c *conn) sendClient(j *judge, eventType string, keys []string) error {
+	text, err := j.clientDocument(eventType, c.user, keys)
+	if err != nil {
+		return err
+	}
+	return c.sendText(text)
+}
+
+// maxUser bounds the body of a request that carries a user. On the stream it is
+// MaxMessage.
+const maxUser = 1 << 20
+
+// readBody returns the body of a request of at most limit bytes, or answers why not.
+func readBody(w http.ResponseWriter, req *http.Request, limit int64) (body []byte, ok bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, limit))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		return nil, false
+	}
+	if err != nil {
+		http.Error(w, "the body cannot be read", http.StatusBadRequest)
+		return nil, false
+	}
+	return body, true
+}
+
+// cursorOf returns the timestamp of a latest-all request, or answers why not.
+func cursorOf(w http.ResponseWriter, req *http.Request) (cursor int64, ok bool) {
+	text := parameter(req.URL.Query(), "timestamp")
+	if text == "" {
+		return 0, true
+	}
+	cursor, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		http.Error(w, "timestamp is not an integer", http.StatusBadRequest)
+		return 0, false
+	}
+	return cursor, true
+}
+
+// clientLatestAll answers client-side SDKs that poll.
+func (r *Relay) clientLatestAll(w http.ResponseWriter, req *http.Request) {
+	cred, ok := r.authorized(w, req, client)
+	if !ok || !r.allowed(w, cred.env.limits.sdk) {
+		return
+	}
+	cursor, ok := cursorOf(w, req)
+	if !ok {
+		return
+	}
+	body, ok := readBody(w, req, maxUser)
+	if !ok {
+		return
+	}
+	user, err := parseClientUser(body)
+	if err != nil {
+		http.Error(w, "invalid end user", http.StatusBadRequest)
+		return
+	}
+	if cred.env.view.Load() == nil {
+		r.unavailable(w)
+		return
+	}
+	cred.env.claim(cursor)
+	j := cred.env.judge()
+	eventType, keys := wire.Full, j.affected(cursor)
+	if cursor != 0 {
+		eventType = wire.Patch
+		if len(keys) == 0 {
+			writeJSON(w, nil)
+			return
+		}
+	}
+	text, err := j.clientDocument(eventType, user, keys)
+	if err != nil {
+		http.Error(w, "cannot encode the flags", http.StatusInternalServerError)
+		return
+	}
+	writeJSON(w, text)
+}
+
+// An evaluation is what a request to evaluate asks for.
+type evaluation struct {
+	User   json.RawMessage `json:"user"`
+	Filter *struct {
+		TagFilterMode string   `json:"tagFilterMode"`
+		Tags          []string `json:"tags"`
+		Keys          []string `json:"keys"`
+		Timestamp     int64    `json:"timestamp"`
+	} `json:"filter"`
+}
+
+// An evaluated flag is one of the answer.
+type evaluated struct {
+	Key       string         `json:"key"`
+	Variation evaluatedValue `json:"variation"`
+}
+
+type evaluatedValue struct {
+	ID               *string `json:"id"`
+	Type             string  `json:"type"`
+	Value            *string `json:"value"`
+	MatchReason      string  `json:"matchReason"`
+	SendToExperiment bool    `json:"sendToExperiment"`
+}
+
+// parseEvaluation reads the body of a request to evaluate. The error is for whoever
+// sent it.
+func parseEvaluation(body []byte) (evaluation, *flags.User, error) {
+	var e evaluation
+	if err := json.Unmarshal(body, &e); err != nil {
+		return e, nil, errors.New("the body cannot be read: " + wire.InWords(err))
+	}
+	user, err := parseClientUser(e.User)
+	if err != nil {
+		return e, nil, errors.New("A valid user is required.")
+	}
+	if f := e.Filter; f != nil {
+		switch f.TagFilterMode {
+		case "", "and", "or":
+		default:
+			return e, nil, errors.New("tagFilterMode must be 'and' or 'or'.")
+		}
+	}
+	return e, user, nil
+}
+
+// evaluate answers with the values that flags have for a user.
+func (r *Relay) evaluate(w http.ResponseWriter, req *http.Request) {
+	cred, ok := r.authorized(w, req, server, client)
+	if !ok || !r.allowed(w, cred.env.limits.evaluate) {
+		return
+	}
+	body, ok := readBody(w, req, maxUser)
+	if !ok {
+		return
+	}
+	wanted, user, err := parseEvaluation(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if cred.env.view.Load() == nil {
+		r.unavailable(w)
+		return
+	}
+	j := cred.env.judge()
+	list := []evaluated{}
+	for _, en := range j.view.entries {
+		if en.item.Kind != store.Flag || !wanted.includes(en) {
+			continue
+		}
+		c := j.evaluate(en.item.Key, user)
+		list = append(list, evaluated{c.Key, evaluatedValue{c.VariationID, c.VariationType, c.Variation, c.MatchReason, c.SendToExperiment}})
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		http.Error(w, "cannot encode the flags", http.StatusInternalServerError)
+		return
+	}
+	writeJSON(w, text)
+}
+
+// includes applies the filter.
+func (e *evaluation) includes(en *entry) bool {
+	f := e.Filter
+	if f == nil {
+		return true
+	}
+	if len(f.Keys) > 0 && !slices.Contains(f.Keys, en.item.Key) || f.Timestamp > 0 && en.item.Version <= f.Timestamp {
+		return false
+	}
+	if len(f.Tags) == 0 {
+		return true
+	}
+	var has struct {
+		Tags []string `json:"tags"`
+	}
+	_ = json.Unmarshal(en.item.Data, &has) // odd tags are none
+	found := 0
+	for _, tag := range f.Tags {
+		if slices.Contains(has.Tags, tag) {
+			found++
+		}
+	}
+	if f.TagFilterMode == "or" {
+		return found > 0
+	}
+	return found == len(f.Tags)
+}
+
+// writeJSON answers with text, which may be empty. It never sends an ETag.
+func writeJSON(w http.ResponseWriter, text []byte) {
+	if len(text) > 0 {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	_, _ = w.Write(text)
+}
+
+// The paths that this relay serves beside those of package protocol.
+const (
+	clientLatestAllPath = "/api/public/sdk/client/latest-all"
+	evaluatePath        = "/api/public/featureflag/evaluate"
+)
