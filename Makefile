@@ -8,7 +8,7 @@ FUZZTIME ?= 30000x
 # How long to inject faults.
 TORTURE ?= 40s
 
-.PHONY: build demo test e2e check bench fmt lint fuzz redis torture
+.PHONY: build demo test e2e check bench fmt lint fuzz redis chromium torture
 
 build: ## the flagstead binary, in bin/
 	$(GO) build -trimpath -o bin/flagstead ./cmd/flagstead
@@ -22,7 +22,10 @@ redis: # finds redis-server or installs it, or says how
 test: redis ## all tests that need no network
 	$(GO) test ./...
 
-e2e: ## FeatBit's Node SDK against the relay; needs node and npm
+chromium: # finds Chromium or installs it, or says how
+	@./scripts/need-chromium.sh
+
+e2e: chromium ## FeatBit's Node and JavaScript SDKs against the relay; needs node and npm
 	$(GO) test -tags e2e -count=1 ./internal/e2e
 
 fmt:
@@ -41,6 +44,7 @@ fuzz: ## each fuzz target for FUZZTIME
 	$(GO) test -run '^$$' -fuzz '^FuzzParseToken$$' -fuzztime $(FUZZTIME) ./internal/protocol
 	$(GO) test -run '^$$' -fuzz '^FuzzParseMessage$$' -fuzztime $(FUZZTIME) ./store/redis
 	$(GO) test -run '^$$' -fuzz '^FuzzFrames$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store/bolt
+	$(GO) test -run '^$$' -fuzz '^FuzzClientRequest$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./relay
 	$(GO) test -run '^$$' -fuzz '^FuzzYAML$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store/file
 
 torture: redis ## kill, freeze and empty everything, and check what readers see; TORTURE=10m for long

@@ -56,8 +56,15 @@ type nodeClient struct {
 
 func startNode(t *testing.T, url, secret string) *nodeClient {
 	t.Helper()
+	return startProgram(t, secret, "client.mjs", url, url)
+}
+
+// startProgram starts a program of the directory node, which gets the secret in its
+// environment, and waits until it is ready.
+func startProgram(t *testing.T, secret string, args ...string) *nodeClient {
+	t.Helper()
 	n := &nodeClient{
-		cmd:   exec.Command("node", "client.mjs", url, url),
+		cmd:   exec.Command("node", args...),
 		lines: make(chan []byte, 1),
 		log:   new(lockedBuffer),
 	}
