@@ -36,9 +36,13 @@ var allowed = map[string][]string{
 	"internal/redistest": {},
 	"internal/e2e":       {},
 
-	"syncer": {"store", "internal/protocol", "internal/wire", "github.com/gorilla/websocket"},
-	"relay":  {"store", "internal/flags", "internal/protocol", "internal/snapshot", "internal/wire", "github.com/gorilla/websocket", "github.com/rs/cors", "golang.org/x/time"},
-	"sdk":    {"store", "store/memory", "syncer", "internal/flags", "internal/insight", "internal/protocol", "internal/snapshot"},
+	"metrics":            {},
+	"metrics/prometheus": {"metrics", "github.com/prometheus/client_golang", "github.com/prometheus/common"},
+	"metrics/otel":       {"metrics", "go.opentelemetry.io/otel"},
+
+	"syncer": {"metrics", "store", "internal/protocol", "internal/wire", "github.com/gorilla/websocket"},
+	"relay":  {"metrics", "store", "internal/flags", "internal/protocol", "internal/snapshot", "internal/wire", "github.com/gorilla/websocket", "github.com/rs/cors", "golang.org/x/time"},
+	"sdk":    {"metrics", "store", "store/memory", "syncer", "internal/flags", "internal/insight", "internal/protocol", "internal/snapshot"},
 }
 
 // unrestricted wire things together.
@@ -50,6 +54,14 @@ var never = []struct{ from, to, why string }{
 	{"sdk", "go.etcd.io/bbolt", "a program without bolt links no bolt"},
 	{"sdk", "github.com/fsnotify/fsnotify", "a program that watches no file links no watcher"},
 	{"sdk", module + "/relay", "a client is no server"},
+	{"sdk", "github.com/prometheus", "who measures does not choose who collects"},
+	{"sdk", "go.opentelemetry.io", "who measures does not choose who collects"},
+	{"syncer", "github.com/prometheus", "who measures does not choose who collects"},
+	{"syncer", "go.opentelemetry.io", "who measures does not choose who collects"},
+	{"relay", "github.com/prometheus", "who measures does not choose who collects"},
+	{"relay", "go.opentelemetry.io", "who measures does not choose who collects"},
+	{"metrics/prometheus", "go.opentelemetry.io", "one way of collecting does not bring the other"},
+	{"metrics/otel", "github.com/prometheus", "one way of collecting does not bring the other"},
 	{"store/redis", "github.com/gorilla/websocket", "a reader of Redis has no connection to FeatBit"},
 	{"store/bolt", "github.com/gorilla/websocket", "a reader of bolt has no connection to FeatBit"},
 	{"store/file", "github.com/gorilla/websocket", "a reader of a file has no connection to FeatBit"},

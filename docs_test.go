@@ -16,7 +16,7 @@ import (
 )
 
 // public are the packages whose names users see.
-var public = []string{"sdk", "store", "store/bolt", "store/file", "store/memory", "store/redis", "store/storetest", "store/faultstore", "syncer", "relay"}
+var public = []string{"sdk", "store", "store/bolt", "store/file", "store/memory", "store/redis", "store/storetest", "store/faultstore", "syncer", "relay", "metrics", "metrics/prometheus", "metrics/otel"}
 
 // A surface is what a package exports.
 type surface struct {

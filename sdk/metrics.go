@@ -3,31 +3,25 @@ package sdk
 import (
 	"time"
 
-	"github.com/flagstead/flagstead/syncer"
+	"github.com/flagstead/flagstead/metrics"
 )
 
 // A Measurement is one number for whatever collects such.
-type Measurement = syncer.Measurement
+type Measurement = metrics.Measurement
 
 // Metrics returns what an operator watches of a client, for a collector that asks
 // now and then. What is not known, as the age of flags that nobody confirmed, has
 // no measurement. It does not block on anything but other calls.
 func (c *Client) Metrics() []Measurement {
 	st := c.Status()
-	bit := func(b bool) float64 {
-		if b {
-			return 1
-		}
-		return 0
-	}
 	m := []Measurement{
-		{Name: "flagstead_client_ready", Help: "Whether there are flags to evaluate.", Value: bit(st.Ready)},
-		{Name: "flagstead_client_ok", Help: "Whether the flags are as new as the source's.", Value: bit(st.State == OK)},
+		{Name: "flagstead_client_ready", Help: "Whether there are flags to evaluate.", Value: metrics.Bit(st.Ready)},
+		{Name: "flagstead_client_ok", Help: "Whether the flags are as new as the source's.", Value: metrics.Bit(st.State == OK)},
 		{Name: "flagstead_client_state", Help: "0 initializing, 1 ok, 2 interrupted, 3 off.", Value: float64(st.State)},
 		{Name: "flagstead_client_source_state", Help: "Of what fills the store: 0 initializing, 1 ok, 2 interrupted, 3 off, 4 unknown.", Value: float64(st.Source)},
 		{Name: "flagstead_client_flags", Help: "Flags, archived ones included.", Value: float64(st.Flags)},
 		{Name: "flagstead_client_segments", Help: "Segments, archived ones included.", Value: float64(st.Segments)},
-		{Name: "flagstead_client_too_old", Help: "Whether the flags are older than MaxAge.", Value: bit(c.isTooOld())},
+		{Name: "flagstead_client_too_old", Help: "Whether the flags are older than MaxAge.", Value: metrics.Bit(c.isTooOld())},
 	}
 	if age, ok := st.DataAge(); ok {
 		m = append(m, Measurement{Name: "flagstead_client_data_age_seconds", Help: "Time since the source last confirmed that the flags are current.", Value: age.Seconds()})

@@ -1,0 +1,43 @@
+package relay
+
+import "github.com/flagstead/flagstead/metrics"
+
+// A Measurement is one number for whatever collects such.
+type Measurement = metrics.Measurement
+
+// Metrics returns what an operator watches of a relay, for a collector that asks now
+// and then. It does not block on anything but other calls.
+func (r *Relay) Metrics() []Measurement { return measure(r.Stats()) }
+
+// measure puts the numbers of a Relay as a whole in the form of measurements.
+func measure(s Stats) []Measurement {
+	gauge := func(name, help string, value float64) Measurement {
+		return Measurement{Name: "flagstead_relay_" + name, Help: help, Value: value}
+	}
+	counter := func(name, help string, value int64) Measurement {
+		return Measurement{Name: "flagstead_relay_" + name + "_total", Help: help, Counter: true, Value: float64(value)}
+	}
+	return []Measurement{
+		gauge("ready", "Whether there is data to serve.", metrics.Bit(s.Ready)),
+		gauge("store_failing", "Whether the last attempt to load from the store, or to watch it, failed.", metrics.Bit(s.StoreFailing)),
+		gauge("flags", "Flags served that are not archived.", float64(s.Flags)),
+		gauge("segments", "Segments served that are not archived.", float64(s.Segments)),
+		gauge("invalid_items", "Items in the store that cannot be served.", float64(s.InvalidItems)),
+		gauge("connections", "Streams open now.", float64(s.Connections)),
+		counter("accepted", "Streams opened.", s.Accepted),
+		counter("rejected", "Streams closed with 4003, for a wrong token or secret.", s.Rejected),
+		counter("refused", "Requests answered 503 for lack of data.", s.Refused),
+		counter("dropped", "Streams given up because the SDK did not accept data.", s.Dropped),
+		counter("ignored", "Messages from SDKs that were not understood.", s.Ignored),
+		counter("syncs", "Data-sync messages answered.", s.Syncs),
+		counter("changes", "Items of the store that changed after the first load.", s.Changes),
+		counter("restamped", "Changes that needed a time of the relay's own.", s.Restamped),
+		counter("patches", "Patches with items sent to streams.", s.Patches),
+		counter("requests", "HTTP requests, upgrades included.", s.Requests),
+		counter("insight_requests", "Accepted requests with insights.", s.InsightRequests),
+		counter("insights", "Valid entries of insight requests.", s.Insights),
+		counter("invalid_insights", "Entries of insight requests that were skipped.", s.InvalidInsights),
+		counter("variations", "Evaluations reported by insights.", s.Variations),
+		counter("custom_metrics", "Custom metrics reported by insights.", s.Metrics),
+	}
+}
