@@ -1,6 +1,10 @@
 package relay
 
-import "github.com/flagstead/flagstead/metrics"
+import (
+	"time"
+
+	"github.com/flagstead/flagstead/metrics"
+)
 
 // A Measurement is one number for whatever collects such.
 type Measurement = metrics.Measurement
@@ -8,6 +12,31 @@ type Measurement = metrics.Measurement
 // Metrics returns what an operator watches of a relay, for a collector that asks now
 // and then. It does not block on anything but other calls.
 func (r *Relay) Metrics() []Measurement { return measure(r.Stats()) }
+
+// MetricGroups returns what an operator watches of each environment, with the label
+// env, which is its name. It does not block on anything but other calls.
+func (r *Relay) MetricGroups() []metrics.Group {
+	var groups []metrics.Group
+	for _, e := range r.Stats().Environments {
+		gauge := func(name, help string, value float64) Measurement {
+			return Measurement{Name: "flagstead_relay_env_" + name, Help: help, Value: value}
+		}
+		m := []Measurement{
+			gauge("ready", "Whether the environment has data to serve.", metrics.Bit(e.Ready)),
+			gauge("store_failing", "Whether the last attempt to load from its store, or to watch it, failed.", metrics.Bit(e.StoreFailing)),
+			gauge("flags", "Its flags that are not archived.", float64(e.Flags)),
+			gauge("segments", "Its segments that are not archived.", float64(e.Segments)),
+			gauge("invalid_items", "Items in its store that cannot be served.", float64(e.InvalidItems)),
+			gauge("connections", "Its streams open now.", float64(e.Connections)),
+			{Name: "flagstead_relay_env_changes_total", Help: "Items of its store that changed after the first load.", Counter: true, Value: float64(e.Changes)},
+		}
+		if !e.Confirmed.IsZero() {
+			m = append(m, gauge("data_age_seconds", "Time since its store was last known to be equal to its source.", time.Since(e.Confirmed).Seconds()))
+		}
+		groups = append(groups, metrics.Group{Labels: metrics.Labels{"env": e.Name}, Measurements: m})
+	}
+	return groups
+}
 
 // measure puts the numbers of a Relay as a whole in the form of measurements.
 func measure(s Stats) []Measurement {
@@ -26,7 +55,8 @@ func measure(s Stats) []Measurement {
 		gauge("connections", "Streams open now.", float64(s.Connections)),
 		counter("accepted", "Streams opened.", s.Accepted),
 		counter("rejected", "Streams closed with 4003, for a wrong token or secret.", s.Rejected),
-		counter("refused", "Requests answered 503 for lack of data.", s.Refused),
+		counter("refused", "Requests answered 503 for lack of data or room.", s.Refused),
+		counter("limited", "Requests answered 429.", s.Limited),
 		counter("dropped", "Streams given up because the SDK did not accept data.", s.Dropped),
 		counter("ignored", "Messages from SDKs that were not understood.", s.Ignored),
 		counter("syncs", "Data-sync messages answered.", s.Syncs),

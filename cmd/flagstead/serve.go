@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"reflect"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/flagstead/flagstead/internal/fleet"
+	"github.com/flagstead/flagstead/store"
+	"github.com/flagstead/flagstead/store/memory"
+)
+
+type serveCmd struct {
+	Config string `short:"c" env:"FLAGSTEAD_CONFIG" placeholder:"FILE" type:"path" required:"" help:"Configuration, see docs/operations.md. It is read again when it changes and on SIGHUP."`
+	Check  bool   `help:"Only say whether the configuration is right."`
+
+	URL       string `env:"FLAGSTEAD_URL" placeholder:"URL" help:"FeatBit's evaluation server, in place of featbit.url."`
+	Events    string `env:"FLAGSTEAD_EVENTS_URL" placeholder:"URL" help:"Where events go, in place of featbit.events."`
+	Listen    string `env:"FLAGSTEAD_LISTEN" placeholder:"ADDR" help:"Where SDKs are served, in place of relay.listen."`
+	Admin     string `env:"FLAGSTEAD_ADMIN_LISTEN" placeholder:"ADDR" help:"Where operators look, in place of admin.listen; off for nowhere."`
+	State     string `env:"FLAGSTEAD_STATE" placeholder:"DIR" type:"path" help:"Directory for what must survive a restart, in place of state."`
+	LogFormat string `env:"FLAGSTEAD_LOG_FORMAT" placeholder:"FORMAT" help:"text or json, in place of log.format."`
+	LogLevel  string `env:"FLAGSTEAD_LOG_LEVEL" placeholder:"LEVEL" help:"debug, info, warn or error, in place of log.level."`
+
+	EndWithStdin bool `hidden:"" help:"End when standard input does, as a child of a program that may crash."`
+}
+
+// watchEvery is how often the configuration, and what it names, is looked at. They
+// are small, and where they are mounted from a Kubernetes secret no event may come.
+const watchEvery = 2 * time.Second
+
+// Run runs what the configuration says until ctx ends.
+func (c *serveCmd) Run(ctx context.Context, con *console) error {
+	cfg, err := c.read()
+	if err != nil {
+		return plain(err)
+	}
+	if c.Check {
+		con.printf("%s is right: %s\n", c.Config, cfg.Summary())
+		return nil
+	}
+	log, err := newLog(con.err, cfg.Log)
+	if err != nil {
+		return err
+	}
+	if c.EndWithStdin {
+		var cancel context.CancelFunc
+		ctx, cancel = endWith(ctx, con.in)
+		defer cancel()
+	}
+	quietly := *con
+	quietly.log = log
+	f, err := fleet.New(cfg, fleet.Options{
+		Logger:  log,
+		Version: version(),
+		Open:    func(r fleet.OpenRequest) (store.DataStore, error) { return openFor(&quietly, r) },
+		Ready: func(a fleet.Addresses) {
+			log.Info("serving", "relay", a.Relay, "admin", a.Admin, "version", version())
+		},
+	})
+	if err != nil {
+		return plain(err)
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)
+	defer signal.Stop(signals)
+	watchCtx, stop := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer stop()
+	watching.Go(func() { c.watch(watchCtx, f, log, cfg.Clone(), signals) })
+	return plainOrNil(f.Run(ctx))
+}
+
+func plainOrNil(err error) error {
+	if err == nil {
+		return nil
+	}
+	return plain(err)
+}
+
+// read returns the configuration with what the command line and the environment
+// have in place of it.
+func (c *serveCmd) read() (*fleet.Config, error) {
+	cfg, err := fleet.Read(c.Config, os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range []struct {
+		given string
+		field *string
+	}{
+		{c.URL, &cfg.FeatBit.URL}, {c.Events, &cfg.FeatBit.Events}, {c.Listen, &cfg.Relay.Listen}, {c.Admin, &cfg.Admin.Listen},
+		{c.State, &cfg.State}, {c.LogFormat, &cfg.Log.Format}, {c.LogLevel, &cfg.Log.Level},
+	} {
+		if o.given != "" {
+			*o.field = o.given
+		}
+	}
+	if err := cfg.Complete(); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Config, err)
+	}
+	return cfg, nil
+}
+
+// watch reads the configuration again and again. One that is wrong changes nothing.
+func (c *serveCmd) watch(ctx context.Context, f *fleet.Fleet, log *slog.Logger, have *fleet.Config, signals <-chan os.Signal) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		asked := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case s := <-signals:
+			if s == syscall.SIGUSR1 {
+				f.Reconcile("")
+				log.Info("asked FeatBit for everything")
+				continue
+			}
+			asked, said = true, ""
+		}
+		cfg, err := c.read()
+		switch {
+		case err != nil && err.Error() != said:
+			said = err.Error()
+			log.Error("the configuration is wrong; what was there before counts", "error", plain(err))
+			f.Refused()
+		case err != nil:
+		case !asked && reflect.DeepEqual(cfg, have):
+			if said != "" {
+				log.Info("the configuration is right again")
+				said = ""
+			}
+		default:
+			said = ""
+			have = cfg.Clone()
+			if restart := f.Reload(cfg); len(restart) > 0 {
+				log.Warn("the configuration was read again; these parts need a restart to count", "parts", restart)
+			} else {
+				log.Info("the configuration was read again")
+			}
+		}
+	}
+}
+
+// openFor opens a store for the fleet.
+func openFor(con *console, r fleet.OpenRequest) (store.DataStore, error) {
+	if r.URL == "memory:" {
+		return memory.New(), nil
+	}
+	return openStore(con, r.URL, r)
+}
+
+// newLog returns the log of a program that runs for long.
+func newLog(w interface{ Write([]byte) (int, error) }, l fleet.Log) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		return nil, fmt.Errorf("log.level: %q is none of debug, info, warn and error", l.Level)
+	}
+	o := &slog.HandlerOptions{Level: level}
+	switch l.Format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	}
+	return nil, errors.New("log.format: " + l.Format + " is neither text nor json")
+}

@@ -1,0 +1,78 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/flagstead/flagstead/relay"
+	"github.com/flagstead/flagstead/store"
+)
+
+func (f *Fleet) newRelay(cfg *Config) (*relay.Relay, error) {
+	rc := relay.Config{
+		Logger:         f.log,
+		TokenWindow:    time.Duration(cfg.Relay.TokenWindow),
+		MaxConnections: cfg.Relay.MaxConnections,
+		DrainSpread:    time.Duration(cfg.Relay.Drain),
+		AllowedOrigins: cfg.Relay.AllowedOrigins,
+		KeepInsights:   -1,
+		RateLimits: relay.RateLimits{
+			Streaming: cfg.Relay.RateLimits.Streaming,
+			SDK:       cfg.Relay.RateLimits.SDK,
+			Insight:   cfg.Relay.RateLimits.Insight,
+			Evaluate:  cfg.Relay.RateLimits.Evaluate,
+		},
+	}
+	if f.events != nil {
+		rc.Insights = f.events
+	}
+	if f.proxy != nil {
+		rc.SecretsPending = f.proxy.pending
+	}
+	return relay.New(rc)
+}
+
+// publish tells the relay which environments there are.
+func (f *Fleet) publish() {
+	if f.relay == nil {
+		return
+	}
+	f.publishing.Lock() // the last one to look is the last one to tell
+	defer f.publishing.Unlock()
+	var served []relay.Environment
+	for _, e := range f.all() {
+		p := e.spec()
+		server, client := p.secrets()
+		if len(server)+len(client) == 0 {
+			continue
+		}
+		served = append(served, relay.Environment{ID: p.id, Name: p.Name, Store: e.reader(), Secrets: server, ClientSecrets: client})
+	}
+	if f.proxy != nil {
+		served = append(served, f.proxy.served()...)
+	}
+	if err := f.relay.Set(served); err != nil {
+		f.log.Error("the relay does not take the environments", "error", err)
+	}
+}
+
+// reader returns what the relay reads: SDKs of an environment whose store is not
+// open yet are asked to come again, and not sent away.
+func (e *environment) reader() store.Reader {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.store == nil {
+		return unopened{e.name}
+	}
+	return e.store
+}
+
+type unopened struct{ name string }
+
+var errUnopened = errors.New("the store is not open yet")
+
+// Load fails.
+func (unopened) Load(context.Context, store.Rev) (store.Snapshot, error) {
+	return store.Snapshot{}, errUnopened
+}
