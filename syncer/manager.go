@@ -215,6 +215,8 @@ func (m *manager) run(ctx context.Context) {
 		case <-reconcile.C:
 			m.asking, m.wantLoad = true, true
 			reconcile.Reset(m.reconcileIn())
+		case <-m.syncer.reconciles:
+			m.asking, m.wantLoad = true, true
 		case <-m.doubtful.C:
 			m.asking, m.wantLoad = true, true
 		case <-m.syncer.accepts:

@@ -225,8 +225,9 @@ type Syncer struct {
 	status Status
 	health health
 
-	accepts chan struct{} // capacity 1: an operator's word, see Accept
-	beats   chan struct{} // capacity 1: the heartbeat has news
+	accepts    chan struct{} // capacity 1: an operator's word, see Accept
+	beats      chan struct{} // capacity 1: the heartbeat has news
+	reconciles chan struct{} // capacity 1: an operator wants everything, see Reconcile
 
 	notify sync.Mutex // one call of OnStatus at a time
 }
@@ -265,12 +266,13 @@ func New(cfg Config) (*Syncer, error) {
 		return nil, errors.New("syncer: no store")
 	}
 	return &Syncer{
-		cfg:     cfg.withDefaults(),
-		base:    base,
-		env:     env,
-		status:  Status{Since: time.Now()},
-		accepts: make(chan struct{}, 1),
-		beats:   make(chan struct{}, 1),
+		cfg:        cfg.withDefaults(),
+		base:       base,
+		env:        env,
+		status:     Status{Since: time.Now()},
+		accepts:    make(chan struct{}, 1),
+		beats:      make(chan struct{}, 1),
+		reconciles: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -384,3 +386,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	s.lastBeat()
 	return err
 }
+
+// Reconcile asks FeatBit for everything now, if there is a connection. It does not
+// block.
+func (s *Syncer) Reconcile() { signal(s.reconciles) }

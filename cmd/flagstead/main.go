@@ -21,6 +21,7 @@ import (
 type cli struct {
 	Dev    devCmd    `cmd:"" help:"Serve a flags file to SDKs of any language: a FeatBit for development and tests."`
 	Sync   syncCmd   `cmd:"" help:"Keep a store equal to a FeatBit environment."`
+	Serve  serveCmd  `cmd:"" help:"Run what a configuration file says: many environments, the relay, metrics."`
 	Eval   evalCmd   `cmd:"" help:"Evaluate one flag, or all flags, for a user."`
 	Watch  watchCmd  `cmd:"" help:"Print each change of a flag, with its latency."`
 	Verify verifyCmd `cmd:"" help:"Run files of evaluation cases; exit 1 if one fails."`
@@ -76,7 +77,11 @@ func main() {
 	// go-redis prints each failed attempt to connect; what matters of that is in
 	// the error that a command ends with.
 	redis.SetLogger(quiet{})
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if len(os.Args) < 2 || os.Args[1] != "serve" { // which reads its configuration again then
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

@@ -55,12 +55,15 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 		ctx, cancel = endWith(ctx, con.in)
 		defer cancel()
 	}
-	quietly := *con
-	quietly.log = log
 	f, err := fleet.New(cfg, fleet.Options{
 		Logger:  log,
 		Version: version(),
-		Open:    func(r fleet.OpenRequest) (store.DataStore, error) { return openFor(&quietly, r) },
+		Open: func(r fleet.OpenRequest) (store.DataStore, error) {
+			if r.URL == fleet.MemoryStore {
+				return memory.New(), nil
+			}
+			return openFor(con, log, r)
+		},
 		Ready: func(a fleet.Addresses) {
 			log.Info("serving", "relay", a.Relay, "admin", a.Admin, "version", version())
 		},
@@ -151,14 +154,6 @@ func (c *serveCmd) watch(ctx context.Context, f *fleet.Fleet, log *slog.Logger, 
 			}
 		}
 	}
-}
-
-// openFor opens a store for the fleet.
-func openFor(con *console, r fleet.OpenRequest) (store.DataStore, error) {
-	if r.URL == "memory:" {
-		return memory.New(), nil
-	}
-	return openStore(con, r.URL, r)
 }
 
 // newLog returns the log of a program that runs for long.

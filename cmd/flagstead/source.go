@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/flagstead/flagstead/internal/fleet"
 	"github.com/flagstead/flagstead/internal/wire"
 	"github.com/flagstead/flagstead/sdk"
 	"github.com/flagstead/flagstead/store"
@@ -271,20 +273,33 @@ func plain(err error) error {
 // openStore opens the store that a URL names, for reading or, with the secret that
 // the flags come by, for writing.
 func openStore(con *console, text string, write sdk.Secret) (store.DataStore, error) {
-	readOnly := write == ""
+	r := fleet.OpenRequest{URL: text, ReadOnly: write == ""}
+	if write != "" {
+		r.Server = []sdk.Secret{write}
+	}
+	return openFor(con, con.warnings(), r)
+}
+
+// openFor opens a store, which tells log what is wrong with it.
+func openFor(con *console, log *slog.Logger, r fleet.OpenRequest) (store.DataStore, error) {
+	text := r.URL
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("store URL: %w; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json", badURL(err))
 	}
 	switch u.Scheme {
 	case "redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster":
-		o := &redis.Options{Logger: con.warnings()}
-		if q := u.Query(); write != "" && q.Get("layout") == "featbit" {
+		o := &redis.Options{Logger: log}
+		if q := u.Query(); !r.ReadOnly && q.Get("layout") == "featbit" {
 			if q.Get("write") != "true" {
 				return nil, errors.New("FeatBit's layout is written only if the store URL has write=true; never say so of the Redis of a FeatBit installation")
 			}
 			// FeatBit's evaluation server lets in who has a secret that it finds there.
-			o.FeatBit.Secrets = []redis.FeatBitSecret{{Value: redis.Secret(write), Type: "server"}}
+			for kind, secrets := range map[string][]sdk.Secret{"server": r.Server, "client": r.Client} {
+				for _, s := range secrets {
+					o.FeatBit.Secrets = append(o.FeatBit.Secrets, redis.FeatBitSecret{Value: redis.Secret(s), Type: kind})
+				}
+			}
 		}
 		return redis.Open(text, o)
 	case "bolt", "file":
@@ -293,9 +308,9 @@ func openStore(con *console, text string, write sdk.Secret) (store.DataStore, er
 			return nil, err
 		}
 		if u.Scheme == "bolt" {
-			return bolt.Open(path, &bolt.Options{ReadOnly: readOnly})
+			return bolt.Open(path, &bolt.Options{ReadOnly: r.ReadOnly})
 		}
-		return file.Open(path, &file.Options{ReadOnly: readOnly, Logger: con.warnings()})
+		return file.Open(path, &file.Options{ReadOnly: r.ReadOnly, Logger: log})
 	}
 	return nil, fmt.Errorf("unknown kind of store in %q; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json", redact(text))
 }

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"time"
+
+	"github.com/flagstead/flagstead/relay"
+	"github.com/flagstead/flagstead/syncer"
 )
 
 // A Status tells how everything stands.
@@ -14,9 +17,7 @@ type Status struct {
 	Stopping     bool                `json:"stopping,omitempty"`
 	Reloads      int64               `json:"reloads"`
 	Environments []EnvironmentStatus `json:"environments"`
-	Relay        any                 `json:"relay,omitempty"`
-	Events       any                 `json:"events,omitempty"`
-	RelayProxy   any                 `json:"relayProxy,omitempty"`
+	Relay        *relay.Stats        `json:"relay,omitempty"`
 }
 
 // An EnvironmentStatus tells how one environment stands.
@@ -45,21 +46,25 @@ func (e *environment) status() EnvironmentStatus {
 	return status
 }
 
+func (e *EnvironmentStatus) syncer(s syncer.Status) {
+	e.State = s.State.String()
+	if !s.Confirmed.IsZero() {
+		e.Confirmed = &s.Confirmed
+	}
+	if s.Err != nil {
+		e.Error = s.Err.Error()
+	}
+}
+
 // Status returns how everything stands. It does not block.
 func (f *Fleet) Status() Status {
 	st := Status{Version: f.opts.Version, Since: f.started, Readiness: f.readiness(), Stopping: f.draining.Load(), Reloads: f.reloads.Load(), Environments: []EnvironmentStatus{}}
 	for _, e := range f.all() {
 		st.Environments = append(st.Environments, e.status())
 	}
-	if f.proxy != nil {
-		st.Environments = append(st.Environments, f.proxy.environments()...)
-		st.RelayProxy = f.proxy.status()
-	}
 	if f.relay != nil {
-		st.Relay = f.relay.Stats()
-	}
-	if f.events != nil {
-		st.Events = f.events.stats()
+		s := f.relay.Stats()
+		st.Relay = &s
 	}
 	return st
 }
@@ -78,9 +83,9 @@ func (f *Fleet) readiness() string {
 	}
 	if f.relay != nil {
 		switch f.relay.Readiness() {
-		case relayHealthy:
+		case relay.Healthy:
 			return healthy
-		case relayDegraded:
+		case relay.Degraded:
 			return degraded
 		}
 		return unhealthy
@@ -88,9 +93,6 @@ func (f *Fleet) readiness() string {
 	var all []EnvironmentStatus
 	for _, e := range f.all() {
 		all = append(all, e.status())
-	}
-	if f.proxy != nil {
-		all = append(all, f.proxy.environments()...)
 	}
 	ready := 0
 	for _, e := range all {
@@ -111,7 +113,7 @@ func (f *Fleet) readiness() string {
 // meant for an address that only they reach.
 func (f *Fleet) adminHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", f.metrics.handler())
+	mux.Handle("GET /metrics", f.numbers.handler())
 	mux.HandleFunc("GET /health/liveness", func(w http.ResponseWriter, _ *http.Request) { plainText(w, http.StatusOK, "Healthy\n") })
 	mux.HandleFunc("GET /health/readiness", func(w http.ResponseWriter, _ *http.Request) {
 		switch f.readiness() {

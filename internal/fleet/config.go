@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,10 @@ type Config struct {
 	Environments []Environment `yaml:"environments"`
 	RelayProxy   *RelayProxy   `yaml:"relay-proxy"`
 	Log          Log           `yaml:"log"`
+
+	// State is a directory for what must survive a restart: events that are not
+	// delivered, and what a relay proxy's key gave access to. Empty: nothing does.
+	State string `yaml:"state"`
 }
 
 // FeatBit says where the platform is.
@@ -70,7 +75,7 @@ type Admin struct {
 // Events says what becomes of insights.
 type Events struct {
 	Forward *bool  `yaml:"forward"` // to FeatBit; unset: if there is a URL
-	Spool   string `yaml:"spool"`   // directory; empty: they are kept in memory
+	Spool   string `yaml:"spool"`   // directory; empty: spool in State, or in memory
 	MaxSize Size   `yaml:"max-size"`
 	Outbox  *bool  `yaml:"outbox"` // deliver what readers left in the stores; unset: yes
 }
@@ -101,11 +106,16 @@ type Environment struct {
 	SecretFile       string `yaml:"secret-file"`
 	ClientSecret     string `yaml:"client-secret"`
 	ClientSecretFile string `yaml:"client-secret-file"`
-	From             string `yaml:"from"` // another store as the source, in place of FeatBit
 	Sync             *bool  `yaml:"sync"` // false: the store is only served
 
-	server, client protocol.Secret
-	id             string
+	// Accept and AcceptClient are further secrets that SDKs may use on the relay,
+	// while they are changed from old to new ones.
+	Accept       []string `yaml:"accept"`
+	AcceptClient []string `yaml:"accept-client"`
+
+	server, client       protocol.Secret
+	accept, acceptClient []protocol.Secret
+	id                   string
 }
 
 // RelayProxy serves all environments of a FeatBit relay proxy.
@@ -280,7 +290,7 @@ var plainValue = regexp.MustCompile(`^(-?\d+(\.\d+)?|true|false)$`)
 func (c *Config) relativeTo(dir string) {
 	names := []*string{
 		&c.FeatBit.TLS.CA, &c.FeatBit.TLS.Cert, &c.FeatBit.TLS.Key,
-		&c.Relay.TLS.CA, &c.Relay.TLS.Cert, &c.Relay.TLS.Key, &c.Events.Spool,
+		&c.Relay.TLS.CA, &c.Relay.TLS.Cert, &c.Relay.TLS.Key, &c.Events.Spool, &c.State,
 	}
 	for i := range c.Environments {
 		names = append(names, &c.Environments[i].SecretFile, &c.Environments[i].ClientSecretFile)
@@ -331,16 +341,19 @@ func (c *Config) Complete() error {
 		if err := e.complete(c); err != nil {
 			return fmt.Errorf("%s: %w", where, err)
 		}
-		for _, s := range []protocol.Secret{e.server, e.client} {
-			if other := secrets[s]; s != "" && other != "" {
+		for _, s := range e.secrets() {
+			if other := secrets[s]; other != "" {
 				return fmt.Errorf("%s: %s has the same secret", where, other)
 			}
 			secrets[s] = where
 		}
-		if other := stores[e.Store]; other != "" && e.Store != memoryStore {
+		if other := stores[e.Store]; other != "" && e.Store != MemoryStore {
 			return fmt.Errorf("%s: %s has the same store, %s; an environment needs a place of its own", where, other, redact(e.Store))
 		}
 		stores[e.Store] = where
+	}
+	if c.Events.Spool == "" && c.State != "" {
+		c.Events.Spool = filepath.Join(c.State, "spool")
 	}
 	if c.RelayProxy != nil {
 		if err := c.RelayProxy.complete(c); err != nil {
@@ -350,8 +363,8 @@ func (c *Config) Complete() error {
 	return nil
 }
 
-// memoryStore is the URL of a store that other processes cannot read.
-const memoryStore = "memory:"
+// MemoryStore is the URL of a store that other processes cannot read.
+const MemoryStore = "memory:"
 
 func (e *Environment) complete(c *Config) (err error) {
 	if e.server, err = secret("secret", e.Secret, e.SecretFile); err != nil {
@@ -360,16 +373,20 @@ func (e *Environment) complete(c *Config) (err error) {
 	if e.client, err = secret("client-secret", e.ClientSecret, e.ClientSecretFile); err != nil {
 		return err
 	}
-	for _, s := range []protocol.Secret{e.server, e.client} {
-		if s == "" {
-			continue
-		}
+	e.accept, e.acceptClient = nil, nil
+	for _, text := range e.Accept {
+		e.accept = append(e.accept, protocol.Secret(text))
+	}
+	for _, text := range e.AcceptClient {
+		e.acceptClient = append(e.acceptClient, protocol.Secret(text))
+	}
+	for _, s := range e.secrets() {
 		id, err := s.EnvID()
 		switch {
 		case err != nil:
 			return err
 		case e.id != "" && e.id != id:
-			return errors.New("secret and client-secret are of different environments")
+			return errors.New("its secrets are of different environments")
 		}
 		e.id = id
 	}
@@ -385,12 +402,8 @@ func (e *Environment) complete(c *Config) (err error) {
 	e.Store = place(e.Store, e.Name, e.id)
 	switch {
 	case e.Sync != nil && !*e.Sync:
-		if e.From != "" {
-			return errors.New("sync: false and from contradict each other")
-		}
-	case e.From != "":
 	case c.FeatBit.URL == "":
-		return errors.New("no source: neither featbit.url nor from; sync: false only serves the store")
+		return errors.New("no source: no featbit.url; sync: false only serves the store")
 	case e.server == "":
 		return errors.New("no secret; give secret or secret-file")
 	}
@@ -398,6 +411,12 @@ func (e *Environment) complete(c *Config) (err error) {
 		return errors.New("no secret that SDKs could use on the relay")
 	}
 	return nil
+}
+
+// secrets returns all that the environment has.
+func (e *Environment) secrets() []protocol.Secret {
+	all := slices.Concat([]protocol.Secret{e.server, e.client}, e.accept, e.acceptClient)
+	return slices.DeleteFunc(all, func(s protocol.Secret) bool { return s == "" })
 }
 
 func (p *RelayProxy) complete(c *Config) (err error) {
@@ -418,7 +437,7 @@ func (p *RelayProxy) complete(c *Config) (err error) {
 	switch {
 	case p.Store == "":
 		return errors.New("no store, and none in defaults")
-	case p.Store != memoryStore && !strings.Contains(p.Store, "{id}") && !strings.Contains(p.Store, "{env}"):
+	case p.Store != MemoryStore && !strings.Contains(p.Store, "{id}") && !strings.Contains(p.Store, "{env}"):
 		return fmt.Errorf("store %s is one place for all environments; put {env} or {id} into it", redact(p.Store))
 	}
 	return nil
@@ -428,7 +447,7 @@ func (p *RelayProxy) complete(c *Config) (err error) {
 func (s *Settings) inherit(d Settings) error {
 	s.Store = cmp.Or(s.Store, d.Store)
 	if s.Store == "memory://" {
-		s.Store = memoryStore
+		s.Store = MemoryStore
 	}
 	s.Reconcile = cmp.Or(s.Reconcile, d.Reconcile)
 	s.Poll = cmp.Or(s.Poll, d.Poll, "fallback")
@@ -488,4 +507,30 @@ func redact(text string) string {
 		return "(not a URL)"
 	}
 	return u.Redacted()
+}
+
+// Clone returns a copy that shares nothing that Complete or a Fleet changes.
+func (c *Config) Clone() *Config {
+	clone := *c
+	clone.Environments = slices.Clone(c.Environments)
+	if c.RelayProxy != nil {
+		p := *c.RelayProxy
+		clone.RelayProxy = &p
+	}
+	return &clone
+}
+
+// Summary says in a few words what the configuration is about.
+func (c *Config) Summary() string {
+	parts := []string{fmt.Sprintf("%d environments", len(c.Environments))}
+	if len(c.Environments) == 1 {
+		parts[0] = "1 environment"
+	}
+	if c.RelayProxy != nil {
+		parts = append(parts, "those of a relay proxy")
+	}
+	if c.Relay.Listen != "" {
+		parts = append(parts, "a relay on "+c.Relay.Listen)
+	}
+	return strings.Join(parts, ", ")
 }

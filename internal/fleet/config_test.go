@@ -107,13 +107,13 @@ func TestReadSaysWhatIsWrong(t *testing.T) {
 		{"same name", url + store + "environments: [{name: a, secret: " + serverSecret + "}, {name: a, secret: " + otherSecret + "}]", "two of this name"},
 		{"same secret", url + store + "environments: [{name: a, secret: " + serverSecret + "}, {name: b, secret: " + serverSecret + "}]", `environment "b": environment "a" has the same secret`},
 		{"same store", url + "defaults: {store: 'redis://:pass-word@localhost/0'}\nenvironments: [{name: a, secret: " + serverSecret + "}, {name: b, secret: " + otherSecret + "}]", "has the same store"},
-		{"two environments", url + store + "environments: [{name: a, secret: " + serverSecret + ", client-secret: " + otherSecret + "}]", "of different environments"},
+		{"two environments", url + store + "environments: [{name: a, secret: " + serverSecret + ", client-secret: " + otherSecret + "}]", "its secrets are of different environments"},
 		{"poll", url + store + "environments: [{name: a, poll: often, secret: " + serverSecret + "}]", `"often" is none of`},
 		{"URL", "featbit: {url: featbit.example}\n" + store + "environments: [{name: a, secret: " + serverSecret + "}]", "featbit.url"},
 		{"key", url + store + "relay-proxy: {key: " + serverSecret + "}", "those begin with rp-"},
 		{"no key", url + store + "relay-proxy: {agent-id: a}", "relay-proxy: no key"},
 		{"one store", url + "relay-proxy: {key: rp-x, store: 'redis://localhost/0'}", "one place for all"},
-		{"relay without secret", "relay: {listen: ':1'}\n" + store + "environments: [{name: a, from: 'file:///x.json'}]", "no secret that SDKs could use"},
+		{"relay without secret", "relay: {listen: ':1'}\n" + store + "environments: [{name: a, sync: false}]", "no secret that SDKs could use"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, err := Read(write(t, t.TempDir(), "c.yaml", tc.text), vars(nil))

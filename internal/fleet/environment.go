@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/flagstead/flagstead/internal/protocol"
+	"github.com/flagstead/flagstead/sdk"
 	"github.com/flagstead/flagstead/store"
 	"github.com/flagstead/flagstead/syncer"
 )
@@ -42,13 +43,11 @@ type environment struct {
 	done    chan struct{} // closed when run has returned
 	changed chan struct{} // capacity 1: the plan is another one
 
-	mu        sync.Mutex
-	plan      plan
-	store     store.DataStore // nil until it is open
-	source    store.DataStore // of sourceURL, likewise
-	sourceURL string
-	syncer    *syncer.Syncer // nil while there is none
-	err       error          // why there is no store or no syncer
+	mu     sync.Mutex
+	plan   plan
+	store  store.DataStore // nil until it is open
+	syncer *syncer.Syncer  // nil while there is none
+	err    error           // why there is no store or no syncer
 }
 
 // refusedAgain is how long an environment rests whose secret FeatBit refused. The
@@ -82,16 +81,14 @@ func (e *environment) end() {
 
 func (e *environment) closeStore() {
 	e.mu.Lock()
-	st, source := e.store, e.source
-	e.store, e.source = nil, nil
+	st := e.store
+	e.store = nil
 	e.mu.Unlock()
-	for _, s := range []store.DataStore{st, source} {
-		if s == nil {
-			continue
-		}
-		if err := s.Close(); err != nil {
-			e.log.Warn("a store could not be closed", "error", err)
-		}
+	if st == nil {
+		return
+	}
+	if err := st.Close(); err != nil {
+		e.log.Warn("the store could not be closed", "error", err)
 	}
 }
 
@@ -137,10 +134,7 @@ func text(err error) string {
 func (e *environment) run(ctx context.Context) {
 	p := e.spec()
 	server, client := p.secrets()
-	open := func(url string, readOnly bool) store.DataStore {
-		return e.open(ctx, OpenRequest{URL: url, ReadOnly: readOnly, Server: server, Client: client, Env: p.Name, EnvID: p.id})
-	}
-	st := open(p.Store, !p.syncs())
+	st := e.open(ctx, OpenRequest{URL: p.Store, ReadOnly: !p.syncs(), Server: server, Client: client, Env: p.Name, EnvID: p.id})
 	if st == nil {
 		return
 	}
@@ -154,9 +148,6 @@ func (e *environment) run(ctx context.Context) {
 		if !p.syncs() {
 			wait(ctx, e.changed, 0)
 			continue
-		}
-		if p.From != "" && !e.openSource(ctx, p.From, open) {
-			return
 		}
 		e.sync(ctx, p, st)
 	}
@@ -173,27 +164,6 @@ func (e *environment) open(ctx context.Context, r OpenRequest) store.DataStore {
 		wait(ctx, nil, store.Backoff(attempt, 100*time.Millisecond, openPatience))
 	}
 	return nil
-}
-
-func (e *environment) openSource(ctx context.Context, url string, open func(string, bool) store.DataStore) bool {
-	e.mu.Lock()
-	have := e.source != nil && e.sourceURL == url
-	old := e.source
-	if !have {
-		e.source = nil
-	}
-	e.mu.Unlock()
-	if have {
-		return true
-	}
-	if old != nil {
-		_ = old.Close()
-	}
-	src := open(url, true)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.source, e.sourceURL = src, url
-	return src != nil
 }
 
 // sync runs one syncer until ctx ends, the plan changes or FeatBit refuses the
@@ -250,13 +220,7 @@ func (e *environment) newSyncer(p plan, st store.DataStore) (*syncer.Syncer, err
 		return nil, err
 	}
 	cfg.Store, cfg.Logger = st, e.log
-	if p.From != "" {
-		e.mu.Lock()
-		cfg.From, cfg.Env = e.source, p.id
-		e.mu.Unlock()
-	} else {
-		cfg.URL, cfg.Secret = p.FeatBit.URL, p.server
-	}
+	cfg.URL, cfg.Secret = p.FeatBit.URL, p.server
 	return syncer.New(cfg)
 }
 
@@ -265,17 +229,6 @@ func syncConfig(s Settings, f FeatBit) (syncer.Config, error) {
 	cfg := syncer.Config{
 		Reconcile: time.Duration(s.Reconcile),
 		Guard:     syncer.Guard{Off: s.Guard.Off, MaxRemoved: float64(s.Guard.MaxRemoved), Wait: time.Duration(s.Guard.Wait)},
-		Lease:     s.Lease != nil && *s.Lease,
-		History:   defaultHistory,
-	}
-	if s.History != nil {
-		cfg.History = *s.History
-	}
-	switch s.Poll {
-	case "never":
-		cfg.Poll = syncer.PollNever
-	case "always":
-		cfg.Poll = syncer.PollAlways
 	}
 	var err error
 	cfg.TLS, err = f.TLS.config()
@@ -289,7 +242,7 @@ func (t TLS) config() (*tls.Config, error) {
 	if t == (TLS{}) {
 		return nil, nil
 	}
-	return loadTLS(t.CA, t.Cert, t.Key)
+	return sdk.LoadTLS(t.CA, t.Cert, t.Key)
 }
 
 func (e *environment) reconcile() bool {

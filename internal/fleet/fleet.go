@@ -59,12 +59,12 @@ type Fleet struct {
 	log  *slog.Logger
 
 	relay   *relay.Relay // nil: none
-	events  *events      // nil: none
-	metrics *collectors
-	proxy   *proxy // nil: none
+	numbers *numbers
 
 	reload sync.Mutex // one Reload at a time; guards cfg
 	cfg    *Config
+
+	publishing sync.Mutex // one word to the relay at a time
 
 	mu   sync.Mutex
 	envs map[string]*environment // by name
@@ -86,20 +86,11 @@ func New(cfg *Config, o Options) (*Fleet, error) {
 	}
 	f := &Fleet{opts: o, log: o.Logger, cfg: cfg, envs: map[string]*environment{}, started: time.Now()}
 	var err error
-	if f.metrics, err = newCollectors(f); err != nil {
-		return nil, err
-	}
-	if cfg.RelayProxy != nil {
-		if f.proxy, err = newProxy(f, cfg); err != nil {
-			return nil, err
-		}
-	}
-	if f.events, err = newEvents(f, cfg); err != nil {
+	if f.numbers, err = newNumbers(f); err != nil {
 		return nil, err
 	}
 	if cfg.Relay.Listen != "" {
 		if f.relay, err = f.newRelay(cfg); err != nil {
-			f.events.abandon()
 			return nil, err
 		}
 	}
@@ -116,13 +107,11 @@ const shutdownPatience = 10 * time.Second
 func (f *Fleet) Run(ctx context.Context) (err error) {
 	admin, err := listen("admin.listen", f.cfg.Admin.Listen)
 	if err != nil {
-		f.events.abandon()
 		return err
 	}
 	front, err := listen("relay.listen", f.cfg.Relay.Listen)
 	if err != nil {
 		closeListener(admin)
-		f.events.abandon()
 		return err
 	}
 	var servers sync.WaitGroup
@@ -148,10 +137,6 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 		stopFront = f.serve(&servers, front, f.relay, f.cfg.Relay.TLS)
 	}
 	defer stopFront()
-	if f.proxy != nil {
-		f.running.Go(func() { f.proxy.run(envCtx) })
-	}
-	f.events.start()
 	if f.opts.Ready != nil {
 		f.opts.Ready(Addresses{Relay: address(front), Admin: address(admin)})
 	}
@@ -164,7 +149,6 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 	stopFront()
 	stopEnvs()
 	f.running.Wait()
-	f.events.stop()
 	f.closeStores()
 	return nil
 }
@@ -301,6 +285,9 @@ func (f *Fleet) apply(cfg *Config) {
 	f.publish()
 }
 
+// Refused notes that a changed configuration was wrong.
+func (f *Fleet) Refused() { f.refused.Add(1) }
+
 // all returns the environments by name.
 func (f *Fleet) all() []*environment {
 	f.mu.Lock()
@@ -319,9 +306,6 @@ func (f *Fleet) closeStores() {
 	for _, e := range f.all() {
 		e.closeStore()
 	}
-	if f.proxy != nil {
-		f.proxy.closeStores()
-	}
 }
 
 // Reconcile asks FeatBit for everything, for one environment or, with "", for all.
@@ -332,9 +316,6 @@ func (f *Fleet) Reconcile(name string) bool {
 		if name == "" || name == e.name {
 			found = e.reconcile() || found
 		}
-	}
-	if f.proxy != nil && f.proxy.reconcile(name) {
-		found = true
 	}
 	return found
 }
