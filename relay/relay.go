@@ -256,8 +256,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	<-ctx.Done()
 	r.drain()
 	r.envMu.Lock()
-	stop() // no follower starts any more
+	r.ctx = nil // no follower starts any more
 	r.envMu.Unlock()
+	stop()
 	r.following.Wait()
 	return nil
 }

@@ -62,7 +62,7 @@ const openPatience = 10 * time.Second
 func (f *Fleet) start(p plan) *environment {
 	ctx, stop := context.WithCancel(f.ctx)
 	e := &environment{
-		fleet: f, name: p.Name, log: f.log.With("env", p.Name), stop: stop, plan: p,
+		fleet: f, name: p.Name, log: f.log.With("name", p.Name), stop: stop, plan: p,
 		done: make(chan struct{}), changed: make(chan struct{}, 1),
 	}
 	f.running.Go(func() {

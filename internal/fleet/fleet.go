@@ -148,6 +148,9 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 	running.Wait()
 	stopFront()
 	stopEnvs()
+	f.mu.Lock()
+	f.ctx = nil // no environment starts any more
+	f.mu.Unlock()
 	f.running.Wait()
 	f.closeStores()
 	return nil
@@ -264,7 +267,7 @@ func (f *Fleet) apply(cfg *Config) {
 	for name, e := range gone {
 		delete(f.envs, name)
 		replaced = append(replaced, e)
-		f.log.Info("environment removed", "env", name)
+		f.log.Info("environment removed", "name", name)
 	}
 	f.mu.Unlock()
 
@@ -277,7 +280,7 @@ func (f *Fleet) apply(cfg *Config) {
 	}
 	f.mu.Lock()
 	for _, spec := range cfg.Environments {
-		if f.envs[spec.Name] == nil {
+		if f.envs[spec.Name] == nil && f.ctx != nil {
 			f.envs[spec.Name] = f.start(plan{Environment: spec, FeatBit: cfg.FeatBit})
 		}
 	}

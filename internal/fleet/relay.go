@@ -2,7 +2,7 @@ package fleet
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"time"
 
 	"github.com/flagstead/flagstead/relay"
@@ -61,9 +61,8 @@ func (e *environment) reader() store.Reader {
 
 type unopened struct{ name string }
 
-var errUnopened = errors.New("the store is not open yet")
-
-// Load fails.
-func (unopened) Load(context.Context, store.Rev) (store.Snapshot, error) {
-	return store.Snapshot{}, errUnopened
+// Load waits for ctx: who asks is given the store itself once it is open.
+func (unopened) Load(ctx context.Context, _ store.Rev) (store.Snapshot, error) {
+	<-ctx.Done()
+	return store.Snapshot{}, fmt.Errorf("the store is not open yet: %w", ctx.Err())
 }
