@@ -368,7 +368,12 @@ func (s *Syncer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m := newManager(s)
-	link := &link{syncer: s, manager: m}
+	link := &link{syncer: s, manager: m, socket: socket{
+		cfg: &s.cfg, base: s.base, secret: s.cfg.Secret,
+		address: func(at time.Time) string { return protocol.StreamingURL(s.base, protocol.Token(s.cfg.Secret, at)) },
+		hint:    "check that the secret is a server secret of an existing environment",
+		skewed:  func(d time.Duration) { s.update(func(st *Status, _ *health) { st.ClockSkew = d }) },
+	}}
 
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(link.run(ctx)) })
