@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flagstead/flagstead/internal/wire"
@@ -29,6 +30,7 @@ type manager struct {
 
 	held   map[store.ID]store.Item // the state as far as it is known
 	synced bool                    // held is a whole state of FeatBit's
+	newest atomic.Int64            // largest version received
 
 	// What the link is doing.
 	connection uint64     // the newest one; what comes from others is too late
@@ -178,6 +180,9 @@ func (m *manager) run(ctx context.Context) {
 	defer check.Stop()
 	reconcile := time.NewTimer(m.reconcileIn())
 	defer reconcile.Stop()
+	if m.syncer.shared {
+		reconcile.Stop()
+	}
 	m.retry = time.NewTimer(time.Hour)
 	defer m.retry.Stop()
 	m.openLimit = time.NewTimer(time.Hour)
@@ -199,7 +204,7 @@ func (m *manager) run(ctx context.Context) {
 			return
 		case b := <-m.begins:
 			m.open(b)
-			if m.synced {
+			if m.synced && !m.syncer.shared {
 				// The cursor catches up quickly; what it cannot see (deletions,
 				// late commits) is found by asking for everything soon after.
 				reconcile.Reset(rand.N(min(cfg.Reconcile, 30*time.Second)))
@@ -327,6 +332,9 @@ func (m *manager) take(d delivery) {
 		return // the newer connection asks for what is newer than held
 	}
 	full := d.doc.EventType == wire.Full
+	for _, it := range d.doc.Items {
+		m.newest.Store(max(m.newest.Load(), it.Version))
+	}
 	// A request for everything may get lost at FeatBit; a push that comes instead
 	// must not pass for the answer. An empty patch is no push: it says that there
 	// is nothing, which makes the store a committed one.

@@ -216,10 +216,12 @@ type Status struct {
 
 // A Syncer keeps one store equal to one environment. Make it with [New].
 type Syncer struct {
-	cfg   Config
-	base  *url.URL
-	env   string
-	heard atomic.Int64 // Status.Heard in Unix nanoseconds, or 0
+	cfg  Config
+	base *url.URL
+	env  string
+	// shared says that its connection is a Proxy's, who asks for everything.
+	shared bool
+	heard  atomic.Int64 // Status.Heard in Unix nanoseconds, or 0
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -265,15 +267,20 @@ func New(cfg Config) (*Syncer, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("syncer: no store")
 	}
+	s := newSyncer(cfg, env)
+	s.base = base
+	return s, nil
+}
+
+func newSyncer(cfg Config, env string) *Syncer {
 	return &Syncer{
 		cfg:        cfg.withDefaults(),
-		base:       base,
 		env:        env,
 		status:     Status{Since: time.Now()},
 		accepts:    make(chan struct{}, 1),
 		beats:      make(chan struct{}, 1),
 		reconciles: make(chan struct{}, 1),
-	}, nil
+	}
 }
 
 // Status returns the current status. It does not block.

@@ -138,7 +138,7 @@ func testJSClient(t *testing.T, start func(t *testing.T, url, secret string, use
 	insights := r.Insights()
 	r = serve(t, r.addr, cfg)
 	await("grouped", true)
-	apply(group(v+40))
+	apply(group(v + 40))
 	await("grouped", false)
 	if s := r.Stats(); s.Accepted != 1 || s.Rejected+s.Ignored+s.Dropped != 0 {
 		t.Errorf("after the restart: %+v", s)

@@ -25,7 +25,7 @@ type Flag struct {
 	kind     Type
 	options  []*Variation // in the order of the flag
 	segments []int32      // every segment that a condition names
-	err      error   // the flag cannot be evaluated at all
+	err      error        // the flag cannot be evaluated at all
 }
 
 // Key returns the flag's key.
