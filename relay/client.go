@@ -145,25 +145,24 @@ type evaluatedValue struct {
 	SendToExperiment bool    `json:"sendToExperiment"`
 }
 
-// parseEvaluation reads the body of a request to evaluate. The error is for whoever
-// sent it.
-func parseEvaluation(body []byte) (evaluation, *flags.User, error) {
-	var e evaluation
+// parseEvaluation reads the body of a request to evaluate. What is wrong with it is
+// said to whoever sent it.
+func parseEvaluation(body []byte) (e evaluation, user *flags.User, wrong string) {
 	if err := json.Unmarshal(body, &e); err != nil {
-		return e, nil, errors.New("the body cannot be read: " + wire.InWords(err))
+		return e, nil, "the body cannot be read: " + wire.InWords(err)
 	}
 	user, err := parseClientUser(e.User)
 	if err != nil {
-		return e, nil, errors.New("A valid user is required.")
+		return e, nil, "A valid user is required." // FeatBit's words
 	}
 	if f := e.Filter; f != nil {
 		switch f.TagFilterMode {
 		case "", "and", "or":
 		default:
-			return e, nil, errors.New("tagFilterMode must be 'and' or 'or'.")
+			return e, nil, "tagFilterMode must be 'and' or 'or'."
 		}
 	}
-	return e, user, nil
+	return e, user, ""
 }
 
 // evaluate answers with the values that flags have for a user.
@@ -176,9 +175,9 @@ func (r *Relay) evaluate(w http.ResponseWriter, req *http.Request) {
 	if !ok {
 		return
 	}
-	wanted, user, err := parseEvaluation(body)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+	wanted, user, wrong := parseEvaluation(body)
+	if wrong != "" {
+		http.Error(w, wrong, http.StatusBadRequest)
 		return
 	}
 	if cred.env.view.Load() == nil {
