@@ -8,7 +8,7 @@ FUZZTIME ?= 30000x
 # How long to inject faults.
 TORTURE ?= 40s
 
-.PHONY: build demo test e2e check bench fmt lint fuzz redis chromium torture
+.PHONY: build demo test e2e check bench bench-relay fmt lint fuzz redis chromium torture
 
 build: ## the flagstead binary, in bin/
 	$(GO) build -trimpath -o bin/flagstead ./cmd/flagstead
@@ -64,3 +64,11 @@ bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/flags ./internal/insight ./sdk
 	$(GO) test -run '^$$' -bench . -benchtime 100x ./store/redis ./store/bolt ./store/file
 	$(GO) test -v -count=1 -run 'TestCost|TestPushLatency' ./store/redis
+
+# Connections of bench-relay.
+CONNS ?= 10000
+
+bench-relay: ## a relay's memory per connection and the time a change takes, beside a bare WebSocket server; CONNS=2000 for few
+	@mkdir -p bin
+	$(GO) build -o bin/relaybench ./internal/relaybench
+	./bin/relaybench -n $(CONNS)

@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 }
 
 // unrestricted wire things together.
-var unrestricted = []string{"cmd/", "examples/", "internal/fleet/", "internal/torture/"}
+var unrestricted = []string{"cmd/", "examples/", "internal/fleet/", "internal/relaybench/", "internal/torture/"}
 
 // never lists what a package must not reach even indirectly, and why.
 var never = []struct{ from, to, why string }{

@@ -13,30 +13,33 @@ import (
 	"github.com/flagstead/flagstead/store"
 )
 
-// answerClient evaluates for the user that a client-side SDK sent and returns the
-// view that it now knows. Another user than before takes its place for the pushes
-// that follow: this is how those SDKs identify.
-func (c *conn) answerClient(req request) (*view, error) {
-	c.env.claim(req.cursor)
+// answerClient evaluates for the user that a client-side SDK sent. Another user than
+// before takes its place for the pushes that follow: this is how those SDKs identify.
+// The caller holds mu.
+func (c *conn) answerClient(req request) error {
 	j := c.env.judge()
 	c.user, c.synced, c.sent = req.user, true, j.view.hwm
 	eventType := wire.Patch
 	if req.cursor == 0 {
 		eventType = wire.Full
 	}
-	return j.view, c.sendClient(j, eventType, j.affected(req.cursor))
+	return c.sendClient(j, eventType, j.affected(req.cursor))
 }
 
-// pushClient sends what may have changed for the user since the last message.
-func (c *conn) pushClient() (*view, error) {
+// pushClient sends what may have changed for the user since the last message. The
+// caller holds mu.
+func (c *conn) pushClient() error {
 	j := c.env.judge()
+	if c.sent >= j.view.hwm {
+		return nil
+	}
 	keys := j.affected(c.sent)
 	c.sent = j.view.hwm
 	if len(keys) == 0 {
-		return j.view, nil // a segment that no flag names
+		return nil // a segment that no flag names
 	}
 	c.relay.counters.patches.Add(1)
-	return j.view, c.sendClient(j, wire.Patch, keys)
+	return c.sendClient(j, wire.Patch, keys)
 }
 
 func (c *conn) sendClient(j *judge, eventType string, keys []string) error {
@@ -44,7 +47,7 @@ func (c *conn) sendClient(j *judge, eventType string, keys []string) error {
 	if err != nil {
 		return err
 	}
-	return c.sendText(text)
+	return c.send(newFrame(opText, text))
 }
 
 // maxUser bounds the body of a request that carries a user. On the stream it is

@@ -7,14 +7,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/protocol"
-	"github.com/flagstead/flagstead/internal/wire"
 	"github.com/flagstead/flagstead/store"
 )
 
@@ -24,42 +22,11 @@ const (
 	defaultSilence      = 90 * time.Second
 	defaultPingInterval = 30 * time.Second
 
-	// closeGrace is how long we wait for the answer to a close frame.
-	closeGrace = time.Second
-
-	// slowestRate is what a connection must carry of a large message, in bytes
-	// per second; smaller ones have the WriteTimeout.
-	slowestRate = 256 << 10
-
 	retryAfter = "1" // seconds
 )
 
 // invalidReason is the text that FeatBit closes with.
 const invalidReason = "invalid request, close by server"
-
-// A conn is one stream. One goroutine reads from it, one writes data to it;
-// nothing is queued but a few requests of the SDK itself.
-type conn struct {
-	relay    *Relay
-	ws       *websocket.Conn
-	reject   int           // if not 0, the code to close with at once
-	requests chan request  // from read to write
-	done     chan struct{} // closed when read has ended
-	gone     chan struct{} // closed when write has ended
-	closing  atomic.Bool   // a close frame of ours is out
-
-	env       *environment // nil if it is rejected
-	cred      credential
-	leaving   chan struct{} // closed when it is to end
-	leaveWith atomic.Int32  // the code, by then
-
-	whole bool // a change of several items goes out as one patch
-
-	// For write only.
-	user   *flags.User // of a client-side SDK
-	synced bool        // the SDK has asked for data
-	sent   int64       // everything served up to this version was sent
-}
 
 // A request is what an SDK asked for.
 type request struct {
@@ -106,29 +73,25 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 		r.log.Debug("relay: upgrade", "remote", req.RemoteAddr, "error", err)
 		return
 	}
-	ws.SetReadLimit(r.cfg.MaxMessage)
 	c := &conn{
-		relay:    r,
-		ws:       ws,
-		requests: make(chan request, 4),
-		done:     make(chan struct{}),
-		gone:     make(chan struct{}),
-		env:      cred.env,
-		cred:     cred,
-		leaving:  make(chan struct{}),
-		whole:    req.Header.Get(protocol.PatchesHeader) == protocol.WholePatches,
+		relay: r,
+		nc:    ws.NetConn(),
+		env:   cred.env,
+		cred:  cred,
+		whole: req.Header.Get(protocol.PatchesHeader) == protocol.WholePatches,
 	}
+	c.raw = rawConn(c.nc)
 	if problem != nil {
 		r.counters.rejected.Add(1)
 		r.log.Warn("relay: stream rejected", "remote", req.RemoteAddr, "reason", problem)
-		c.reject = protocol.CloseInvalid
-		close(c.gone) // there is no writer
+		c.reject = true
 	} else {
 		r.counters.accepted.Add(1)
 	}
 	if !r.admit(c) {
-		c.sendClose(websocket.CloseGoingAway, "")
-		_ = ws.Close()
+		_ = c.nc.SetWriteDeadline(time.Now().Add(closeGrace))
+		_, _ = c.nc.Write(closeFrame(websocket.CloseGoingAway, ""))
+		_ = c.nc.Close()
 	}
 }
 
@@ -186,48 +149,6 @@ func parameter(query map[string][]string, name string) string {
 	return strings.Join(all, ",")
 }
 
-// read runs until the connection ends.
-func (c *conn) read() {
-	defer c.relay.forget(c)
-	defer func() { <-c.gone }()
-	defer func() { _ = c.ws.Close() }()
-	defer close(c.done)
-	if c.reject != 0 {
-		c.sendClose(c.reject, invalidReason)
-		for {
-			if _, _, err := c.ws.NextReader(); err != nil {
-				return
-			}
-		}
-	}
-	c.alive()
-	c.ws.SetPongHandler(func(string) error { c.alive(); return nil })
-	for {
-		_, text, err := c.ws.ReadMessage()
-		if err != nil {
-			return
-		}
-		c.alive()
-		req, ok := parseRequest(text, c.cred.kind)
-		if !ok {
-			c.relay.counters.ignored.Add(1)
-			continue
-		}
-		select {
-		case c.requests <- req:
-		case <-c.gone:
-			return
-		}
-	}
-}
-
-// alive grants the SDK another span of silence.
-func (c *conn) alive() {
-	if !c.closing.Load() {
-		_ = c.ws.SetReadDeadline(time.Now().Add(c.relay.silence))
-	}
-}
-
 // parseRequest reads a message as FeatBit does, which drops silently what it
 // does not understand.
 func parseRequest(text []byte, kind kind) (request, bool) {
@@ -271,129 +192,70 @@ func parseRequest(text []byte, kind kind) (request, bool) {
 	return req, false
 }
 
-var errLeaving = errors.New("leaving")
-
-var leaveReasons = map[int32]string{websocket.CloseGoingAway: "restarting", protocol.CloseInvalid: invalidReason}
-
-// leave makes the connection end with a close code. Only the first call counts.
-func (c *conn) leave(code int) {
-	if c.leaveWith.CompareAndSwap(0, int32(code)) {
-		close(c.leaving)
-	}
-}
-
-// write sends answers and changes until the connection ends.
-func (c *conn) write() {
-	defer close(c.gone)
-	ping := time.NewTicker(c.relay.pingInterval)
-	defer ping.Stop()
-	v := c.env.view.Load()
-	for {
-		var next <-chan struct{}
-		if c.synced {
-			next = v.next
-		}
-		var err error
-		select {
-		case <-c.done:
-			return
-		case <-c.leaving:
-			err = errLeaving
-		case <-ping.C:
-			err = c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.relay.cfg.WriteTimeout))
-		case req := <-c.requests:
-			v, err = c.answer(v, req)
-		case <-next:
-			if c.cred.kind == client {
-				v, err = c.pushClient()
-				break
-			}
-			v = c.env.view.Load()
-			err = c.push(v)
-		}
-		if errors.Is(err, errLeaving) {
-			c.sendClose(int(c.leaveWith.Load()), leaveReasons[c.leaveWith.Load()])
-			c.awaitClose()
-			return
-		}
-		if err != nil {
-			c.dropped(err)
-			return
-		}
-	}
-}
-
-// awaitClose waits for read to end, which must not wait for write meanwhile.
-func (c *conn) awaitClose() {
-	for {
-		select {
-		case <-c.done:
-			return
-		case <-c.requests:
-		}
-	}
-}
-
-// dropped gives up a connection that cannot be written to.
-func (c *conn) dropped(err error) {
-	select {
-	case <-c.done: // it was closed by the SDK
-	default:
-		if !errors.Is(err, websocket.ErrCloseSent) {
-			c.relay.counters.dropped.Add(1)
-			c.relay.log.Info("relay: stream dropped", "remote", c.ws.RemoteAddr().String(), "error", err)
-		}
-	}
-	_ = c.ws.Close()
-}
-
-// answer sends what the SDK asked for and returns the view that it now knows.
-func (c *conn) answer(v *view, req request) (*view, error) {
+// answer sends what the SDK asked for. The caller is the connection's reader.
+func (c *conn) answer(req request) error {
 	switch req.kind {
 	case protocol.TypePing:
-		return v, c.send(c.relay.pong, len(protocol.PongFrame))
+		return c.reply(c.relay.pong)
 	case protocol.TypeEcho:
 		text, err := json.Marshal(protocol.Envelope{MessageType: protocol.TypeEcho, Data: req.data})
 		if err != nil {
-			return v, err
+			return err
 		}
-		return v, c.sendText(text)
+		return c.reply(newFrame(opText, text))
 	}
 	c.relay.counters.syncs.Add(1)
+	// Before the lock, since these may take a while.
+	if c.env.claim(req.cursor); req.cursor == 0 && c.cred.kind == server {
+		c.env.view.Load().full()
+	}
+	c.lockIdle()
+	defer c.mu.Unlock()
+	if err := c.sync(req); err != nil {
+		return err
+	}
+	return c.push() // what changed meanwhile, or did not fit
+}
+
+// sync answers a request for data. The caller holds mu.
+func (c *conn) sync(req request) error {
 	if c.cred.kind == client {
 		return c.answerClient(req)
 	}
-	if req.cursor == 0 {
-		v = c.env.view.Load()
-		c.synced, c.sent = true, v.hwm
-		frame, err := v.full()
-		if err != nil {
-			return v, err
-		}
-		return v, c.send(frame, v.size())
-	}
-	v = c.env.claim(req.cursor)
+	v := c.env.view.Load()
 	c.synced, c.sent = true, req.cursor
-	if len(v.after(req.cursor)) == 0 {
+	switch {
+	case req.cursor == 0:
 		c.sent = v.hwm
-		return v, c.send(c.relay.emptyPatch, 0)
+		return c.send(v.full())
+	case len(v.after(req.cursor)) == 0:
+		c.sent = v.hwm
+		return c.send(c.relay.emptyPatch)
 	}
 	// Several items in one patch are what official SDKs lose items by: they
 	// compare each with one version for all. So they get one after the other.
-	return v, c.push(v)
+	return nil
 }
 
-// push sends everything of v that the SDK has not got yet. Entries of equal
-// version travel together; the second would look old if it came later. An SDK
-// that asked for whole patches gets all of it in one message.
-func (c *conn) push(v *view) error {
+// enough is how much may wait to be sent before push leaves the rest for later, when
+// it may have been replaced.
+const enough = 64 << 10
+
+// push sends what the SDK lacks of the current view, as far as that can be taken. Entries
+// of equal version travel together; the second would look old if it came later. An
+// SDK that asked for whole patches gets all of it in one message. The caller holds
+// mu.
+func (c *conn) push() error {
+	if !c.synced || c.closing || c.dead || c.waiting >= enough {
+		return nil
+	}
+	if c.cred.kind == client {
+		return c.pushClient()
+	}
+	v := c.env.view.Load()
 	for rest := v.after(c.sent); len(rest) > 0; {
-		select {
-		case <-c.leaving:
-			return errLeaving
-		case <-c.done:
-			return nil
-		default:
+		if c.waiting >= enough {
+			return nil // flush goes on
 		}
 		n := 1
 		if c.whole {
@@ -402,64 +264,21 @@ func (c *conn) push(v *view) error {
 		for n < len(rest) && rest[n].item.Version == rest[0].item.Version {
 			n++
 		}
-		if err := c.sendEntries(rest[:n]); err != nil {
+		if err := c.send(v.patch(rest[:n])); err != nil {
 			return err
 		}
 		c.relay.counters.patches.Add(1)
 		c.sent = rest[n-1].item.Version
 		rest = rest[n:]
 	}
-	c.sent = v.hwm
+	c.sent = max(c.sent, v.hwm)
 	return nil
-}
-
-func (c *conn) sendEntries(entries []*entry) error {
-	if len(entries) > 1 {
-		return c.sendText(encode(wire.Patch, entries))
-	}
-	m, err := entries[0].message()
-	if err != nil {
-		return err
-	}
-	return c.send(m, len(entries[0].item.Data))
-}
-
-func (c *conn) send(m *websocket.PreparedMessage, size int) error {
-	c.expectWrite(size)
-	return c.ws.WritePreparedMessage(m)
-}
-
-func (c *conn) sendText(text []byte) error {
-	c.expectWrite(len(text))
-	return c.ws.WriteMessage(websocket.TextMessage, text)
-}
-
-func (c *conn) expectWrite(size int) {
-	_ = c.ws.SetWriteDeadline(time.Now().Add(c.relay.cfg.WriteTimeout + time.Duration(size)*time.Second/slowestRate))
-}
-
-// sendClose starts the closing handshake. The SDK's answer, or its silence,
-// ends read.
-func (c *conn) sendClose(code int, reason string) {
-	c.closing.Store(true)
-	deadline := time.Now().Add(closeGrace)
-	_ = c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), deadline)
-	_ = c.ws.SetReadDeadline(deadline)
 }
 
 func (r *Relay) unavailable(w http.ResponseWriter) {
 	r.counters.refused.Add(1)
 	w.Header().Set("Retry-After", retryAfter)
 	http.Error(w, "no data yet", http.StatusServiceUnavailable)
-}
-
-// size is roughly the length of the full document.
-func (v *view) size() int {
-	n := 0
-	for _, e := range v.entries {
-		n += len(e.item.Data)
-	}
-	return n
 }
 
 // live counts the items of a kind that are not archived.

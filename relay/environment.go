@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,10 +89,14 @@ type environment struct {
 
 	changes, invalid atomic.Int64
 	conns            atomic.Int64 // open now
+
+	shards []shard // of the connections that are open
+	joined atomic.Uint32
 }
 
 func (r *Relay) newEnvironment(e Environment) *environment {
 	env := &environment{relay: r, id: e.ID, store: e.Store, log: r.log.With("env", e.Name), limits: r.cfg.RateLimits.limiters()}
+	env.shards = newShards(runtime.GOMAXPROCS(0))
 	env.table = newTable(env.log)
 	env.name.Store(&e.Name)
 	return env
@@ -163,7 +168,7 @@ func (e *environment) follow(snap store.Snapshot, err error) {
 	e.relay.counters.changes.Add(int64(len(changed)))
 	e.relay.counters.restamped.Add(int64(restamped))
 	e.view.Store(old.with(changed, e.table.hwm))
-	close(old.next)
+	e.announce()
 	e.log.Debug("relay: items changed", "items", len(changed), "restamped", restamped)
 }
 
@@ -272,17 +277,18 @@ func (r *Relay) Set(envs []Environment) error {
 // expel closes the streams whose secret is not among creds.
 func (r *Relay) expel(creds map[string]credential) {
 	r.connMu.Lock()
-	defer r.connMu.Unlock()
-	for c := range r.conns {
-		if c.reject != 0 {
+	conns := r.wheel.all()
+	r.connMu.Unlock()
+	for _, c := range conns {
+		if c.reject {
 			continue
 		}
 		switch now, ok := creds[string(c.cred.secret)]; {
 		case !ok:
-			r.log.Info("relay: stream closed, its secret is no longer accepted", "env", *c.env.name.Load(), "remote", c.ws.RemoteAddr().String())
-			c.leave(protocol.CloseInvalid)
+			r.log.Info("relay: stream closed, its secret is no longer accepted", "env", *c.env.name.Load(), "remote", c.remote())
+			c.leave(protocol.CloseInvalid, invalidReason)
 		case now.env != c.env:
-			c.leave(websocket.CloseGoingAway)
+			c.leave(websocket.CloseGoingAway, "restarting")
 		}
 	}
 }

@@ -129,9 +129,9 @@ func (r *Relay) latestAll(w http.ResponseWriter, req *http.Request) {
 	}
 	var body []byte
 	if cursor == 0 {
-		body = env.view.Load().fullBytes()
+		body = env.view.Load().full().payload()
 	} else if items := env.claim(cursor).after(cursor); len(items) > 0 {
-		body = encode(wire.Patch, items)
+		body = encode(wire.Patch, items).payload()
 	}
 	writeJSON(w, body)
 }

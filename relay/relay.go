@@ -38,9 +38,7 @@ package relay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -159,10 +157,11 @@ type Relay struct {
 	upgrader websocket.Upgrader
 	handler  http.Handler // with what browsers ask for
 	counters counters
+	open     atomic.Int64 // streams that were not rejected
 	insights recorder
 
 	// Messages that are the same for all connections.
-	pong, emptyPatch *websocket.PreparedMessage
+	pong, emptyPatch, ping frame
 
 	silence, pingInterval time.Duration // only tests change them
 
@@ -178,8 +177,9 @@ type Relay struct {
 
 	connMu   sync.Mutex
 	draining bool
-	conns    map[*conn]struct{}
-	running  sync.WaitGroup // goroutines of connections; grows only under connMu while not draining
+	joined   uint32
+	wheel    wheel
+	running  sync.WaitGroup // connections, and the goroutines that write to one
 }
 
 // New returns a Relay that does not serve data before Run is called. It opens
@@ -187,15 +187,15 @@ type Relay struct {
 func New(cfg Config) (*Relay, error) {
 	cfg = cfg.withDefaults()
 	r := &Relay{
-		cfg:   cfg,
-		log:   cfg.Logger,
-		stop:  make(chan struct{}),
-		conns: map[*conn]struct{}{},
-		envs:  map[string]*environment{},
+		cfg:  cfg,
+		log:  cfg.Logger,
+		stop: make(chan struct{}),
+		envs: map[string]*environment{},
 
 		silence:      defaultSilence,
 		pingInterval: defaultPingInterval,
 	}
+	r.wheel.init()
 	r.insights.keep = cfg.KeepInsights
 	envs := slices.Clone(cfg.Environments)
 	if cfg.Store != nil || len(cfg.Secrets) > 0 {
@@ -206,8 +206,8 @@ func New(cfg Config) (*Relay, error) {
 	}
 	r.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 5 * time.Second,
-		// Small buffers: SDKs send little, and large answers bypass the buffer.
-		ReadBufferSize:  1 << 10,
+		// Only the handshake is left to the Upgrader.
+		ReadBufferSize:  256,
 		WriteBufferSize: 1 << 10,
 		WriteBufferPool: &sync.Pool{},
 		CheckOrigin:     allowOrigin,
@@ -218,14 +218,9 @@ func New(cfg Config) (*Relay, error) {
 		AllowedHeaders: []string{"*"},
 		MaxAge:         600,
 	}).Handler(http.HandlerFunc(r.route))
-	var err error
-	if r.pong, err = websocket.NewPreparedMessage(websocket.TextMessage, protocol.PongFrame); err != nil {
-		return nil, fmt.Errorf("relay: %w", err)
-	}
-	empty := wire.AppendDataSync(nil, wire.Patch, nil)
-	if r.emptyPatch, err = websocket.NewPreparedMessage(websocket.TextMessage, empty); err != nil {
-		return nil, fmt.Errorf("relay: %w", err)
-	}
+	r.pong = newFrame(opText, protocol.PongFrame)
+	r.ping = newFrame(opPing, nil)
+	r.emptyPatch = encode(wire.Patch, nil)
 	return r, nil
 }
 
@@ -253,8 +248,13 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	r.begun = nil
 	r.envMu.Unlock()
+	drained := make(chan struct{})
+	var turning sync.WaitGroup
+	turning.Go(func() { r.wheel.turn(r.pingInterval, drained) })
 	<-ctx.Done()
 	r.drain()
+	close(drained)
+	turning.Wait()
 	r.envMu.Lock()
 	r.ctx = nil // no follower starts any more
 	r.envMu.Unlock()
@@ -327,26 +327,34 @@ func (r *Relay) admit(c *conn) bool {
 	if r.draining {
 		return false
 	}
-	if c.reject == 0 {
+	if !c.reject {
 		// The secret may have gone since it was looked at.
 		if now, ok := r.authenticate(string(c.cred.secret)); !ok || now.env != c.env {
 			return false
 		}
 		c.env.conns.Add(1)
-		r.running.Go(c.write)
+		r.open.Add(1)
+		c.shard = &c.env.shards[c.env.joined.Add(1)%uint32(len(c.env.shards))]
+		c.shard.add(c)
 	}
-	r.conns[c] = struct{}{}
-	r.running.Go(c.read)
+	r.joined++
+	c.slot = &r.wheel[r.joined%uint32(len(r.wheel))]
+	c.slot.add(c)
+	c.heard.Store(time.Now().UnixNano())
+	r.running.Add(1)
+	c.start()
 	return true
 }
 
+// forget is called by a connection that has ended.
 func (r *Relay) forget(c *conn) {
-	r.connMu.Lock()
-	defer r.connMu.Unlock()
-	delete(r.conns, c)
-	if c.reject == 0 {
+	c.slot.remove(c)
+	if !c.reject {
+		c.shard.remove(c)
 		c.env.conns.Add(-1)
+		r.open.Add(-1)
 	}
+	r.running.Done()
 }
 
 // drain closes all connections, spread over the time that was granted, and waits for
@@ -354,7 +362,7 @@ func (r *Relay) forget(c *conn) {
 func (r *Relay) drain() {
 	r.connMu.Lock()
 	r.draining = true
-	conns := slices.Collect(maps.Keys(r.conns))
+	conns := r.wheel.all()
 	r.connMu.Unlock()
 	close(r.stop)
 	if len(conns) > 0 {
@@ -369,17 +377,15 @@ func (r *Relay) drain() {
 			due = int(float64(len(conns)) * float64(passed) / float64(r.cfg.DrainSpread))
 		}
 		for ; closed < due; closed++ {
-			conns[closed].leave(websocket.CloseGoingAway)
+			conns[closed].leave(websocket.CloseGoingAway, "restarting")
 		}
 		if closed < len(conns) {
 			<-tick.C
 		}
 	}
 	hard := time.AfterFunc(drainGrace, func() {
-		r.connMu.Lock()
-		defer r.connMu.Unlock()
-		for c := range r.conns {
-			_ = c.ws.NetConn().Close()
+		for _, c := range conns {
+			c.cut()
 		}
 	})
 	defer hard.Stop()

@@ -86,6 +86,7 @@ func (r *Relay) Stats() Stats {
 	n := &r.counters
 	s := Stats{
 		Ready:           r.Ready(),
+		Connections:     int(r.open.Load()),
 		Accepted:        n.accepted.Load(),
 		Rejected:        n.rejected.Load(),
 		Refused:         n.refused.Load(),
@@ -112,12 +113,5 @@ func (r *Relay) Stats() Stats {
 		s.StoreFailing = s.StoreFailing || one.StoreFailing
 	}
 	slices.SortFunc(s.Environments, func(a, b EnvironmentStats) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
-	r.connMu.Lock()
-	for c := range r.conns {
-		if c.reject == 0 {
-			s.Connections++
-		}
-	}
-	r.connMu.Unlock()
 	return s
 }

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/flagstead/flagstead/internal/wire"
 	"github.com/flagstead/flagstead/store"
 )
@@ -26,16 +24,15 @@ type entry struct {
 
 	// msg is the entry's patch, encoded once for all connections. It is kept
 	// only while the entry is recent, or the relay would hold all data twice.
-	msg atomic.Pointer[websocket.PreparedMessage]
+	msg atomic.Pointer[frame]
 }
 
 // message returns the patch that carries the entry alone.
-func (e *entry) message() (*websocket.PreparedMessage, error) {
+func (e *entry) message() frame {
 	if m := e.msg.Load(); m != nil {
-		return m, nil
+		return *m
 	}
-	text := wire.AppendDataSync(nil, wire.Patch, []store.Item{e.item})
-	return websocket.NewPreparedMessage(websocket.TextMessage, text)
+	return encode(wire.Patch, []*entry{e})
 }
 
 // A view is one served state. It is immutable; connections compare it with the
@@ -49,20 +46,26 @@ type view struct {
 	// Equal versions occur only among those of the first load.
 	entries []*entry
 
-	next chan struct{} // closed when a view with changes has replaced this one
 	docs *documents
 }
 
-// documents are the encodings of a whole view, made when first asked for.
+// documents are encodings of a view, made when first asked for.
 type documents struct {
-	bytesOnce, frameOnce sync.Once
-	bytes                []byte
-	frame                *websocket.PreparedMessage
-	err                  error
+	once sync.Once
+	full frame
+
+	// group is the last patch of several entries. Most connections want the same.
+	group atomic.Pointer[group]
+}
+
+type group struct {
+	first *entry
+	count int
+	frame frame
 }
 
 func firstView(entries []*entry, hwm int64) *view {
-	return &view{hwm: hwm, entries: entries, next: make(chan struct{}), docs: &documents{}}
+	return &view{hwm: hwm, entries: entries, docs: &documents{}}
 }
 
 // with returns the view after changed, whose versions are all above v.hwm.
@@ -89,29 +92,33 @@ func (v *view) after(version int64) []*entry {
 	return v.entries[i:]
 }
 
-// full returns the full document as a frame.
-func (v *view) full() (*websocket.PreparedMessage, error) {
-	v.docs.frameOnce.Do(func() {
-		text := encode(wire.Full, v.entries)
-		v.docs.frame, v.docs.err = websocket.NewPreparedMessage(websocket.TextMessage, text)
-	})
-	return v.docs.frame, v.docs.err
+// full returns the full document.
+func (v *view) full() frame {
+	v.docs.once.Do(func() { v.docs.full = encode(wire.Full, v.entries) })
+	return v.docs.full
 }
 
-// fullBytes returns the full document, which nobody may modify.
-func (v *view) fullBytes() []byte {
-	v.docs.bytesOnce.Do(func() { v.docs.bytes = encode(wire.Full, v.entries) })
-	return v.docs.bytes
+// patch returns a patch of some entries of v that follow each other.
+func (v *view) patch(entries []*entry) frame {
+	if len(entries) == 1 {
+		return entries[0].message()
+	}
+	if g := v.docs.group.Load(); g != nil && g.first == entries[0] && g.count == len(entries) {
+		return g.frame
+	}
+	g := &group{entries[0], len(entries), encode(wire.Patch, entries)}
+	v.docs.group.Store(g)
+	return g.frame
 }
 
-func encode(eventType string, entries []*entry) []byte {
+func encode(eventType string, entries []*entry) frame {
 	items := make([]store.Item, len(entries))
-	size := 100
+	size := headerRoom + 100
 	for i, e := range entries {
 		items[i] = e.item
 		size += len(e.item.Data) + 1
 	}
-	return wire.AppendDataSync(make([]byte, 0, size), eventType, items)
+	return headed(opText, wire.AppendDataSync(make([]byte, headerRoom, size), eventType, items))
 }
 
 // A record is what the table knows of an item.
@@ -303,9 +310,8 @@ func (t *table) remember(changed []*entry) {
 			e.msg.Store(nil)
 			continue
 		}
-		if m, err := e.message(); err == nil {
-			e.msg.Store(m)
-		}
+		m := e.message()
+		e.msg.Store(&m)
 		t.recent = append(t.recent, e)
 	}
 	slices.Reverse(t.recent)
