@@ -82,6 +82,7 @@ var (
 	_ Reader          = (*Layers)(nil)
 	_ Watcher         = (*Layers)(nil)
 	_ HeartbeatReader = (*Layers)(nil)
+	_ ControlReader   = (*Layers)(nil)
 )
 
 // A layer is one place.
@@ -427,4 +428,27 @@ func (l *Layers) ReadHeartbeat(ctx context.Context) (Heartbeat, error) {
 		}
 	}
 	return h, nil
+}
+
+// ReadControl implements [ControlReader]: it is that of the layer which gave the
+// last state, and the zero one if that has none.
+func (l *Layers) ReadControl(ctx context.Context) (Control, error) {
+	if err := l.usable(ctx); err != nil {
+		return Control{}, fmt.Errorf("layers: read control: %w", err)
+	}
+	l.mu.Lock()
+	best := l.best
+	l.mu.Unlock()
+	if best == len(l.layers) {
+		return Control{}, nil
+	}
+	r, ok := l.layers[best].reader.(ControlReader)
+	if !ok {
+		return Control{}, nil
+	}
+	c, err := r.ReadControl(ctx)
+	if err != nil {
+		return Control{}, fmt.Errorf("layers: %s: %w", l.layers[best].name, err)
+	}
+	return c, nil
 }

@@ -31,6 +31,7 @@ type Store struct {
 	log    []logged
 	logged int64 // log is complete for every seq after this one
 	beat   store.Heartbeat
+	ctl    store.Control
 	news   chan struct{} // closed and replaced by each commit
 	closed chan struct{}
 }
@@ -178,6 +179,9 @@ func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	defer s.mu.Unlock()
 	if err := s.usable(ctx); err != nil {
 		return "", fmt.Errorf("memory: apply: %w", err)
+	}
+	if s.ctl.Frozen && !c.Override {
+		return "", fmt.Errorf("memory: apply: %w", store.ErrFrozen)
 	}
 	if c.Conflicts(s.rev()) {
 		return "", fmt.Errorf("memory: apply: %w", store.ErrConflict)

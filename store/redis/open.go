@@ -98,6 +98,7 @@ type Store struct {
 	stage      string // keys of staged hashes start so
 	topic      string // channel
 	beat       string // key of the heartbeat
+	control    string // key of the control
 	history    history
 	noReadOnly atomic.Bool // the server has no read-only scripts
 	warned     atomic.Bool // of what may be evicted, or there is nothing to warn of
@@ -225,6 +226,8 @@ func newStore(opts Options) *Store {
 		beat:   name + ":h",
 		quiet:  3 * time.Second,
 		silent: 8 * time.Second,
+
+		control: name + ":f",
 	}
 	s.closed, s.end = context.WithCancel(context.Background())
 	s.featbit = newFeatBit(s)

@@ -25,12 +25,19 @@ var (
 	beatLua string
 	//go:embed beats.lua
 	beatsLua string
+	//go:embed control.lua
+	controlLua string
+	//go:embed controls.lua
+	controlsLua string
 
 	sinceScript = goredis.NewScript(headLua + sinceLua)
 	patchScript = goredis.NewScript(headLua + patchLua)
 	fullScript  = goredis.NewScript(headLua + fullLua)
 	beatScript  = goredis.NewScript(beatLua)
 	beatsScript = goredis.NewScript(beatsLua)
+
+	controlScript  = goredis.NewScript(controlLua)
+	controlsScript = goredis.NewScript(controlsLua)
 )
 
 // A runner runs one script.
@@ -70,6 +77,8 @@ func (s *Store) run(ctx context.Context, script runner, keys []string, args ...a
 		return nil, errors.New("empty answer of a script")
 	case reply[0] == "damaged":
 		return nil, fmt.Errorf("%w: %s", ErrDamaged, strings.Join(reply[1:], " "))
+	case reply[0] == "frozen":
+		return nil, store.ErrFrozen
 	case reply[0] == "conflict":
 		return nil, store.ErrConflict
 	}
