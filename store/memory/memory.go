@@ -32,8 +32,11 @@ type Store struct {
 	logged int64 // log is complete for every seq after this one
 	beat   store.Heartbeat
 	ctl    store.Control
+	past   past
 	news   chan struct{} // closed and replaced by each commit
 	closed chan struct{}
+
+	reports map[string]store.Report // by reader
 }
 
 type entry struct {
@@ -59,6 +62,9 @@ func New() *Store {
 		epoch:  hex.EncodeToString(b[:]),
 		news:   make(chan struct{}),
 		closed: make(chan struct{}),
+		past:   past{turn: make(chan struct{}, 1), bodies: map[uint64][]byte{}},
+
+		reports: map[string]store.Report{},
 	}
 }
 
@@ -70,6 +76,7 @@ func (s *Store) Close() error {
 	if !s.isClosed() {
 		close(s.closed)
 		s.items, s.log = nil, nil
+		s.past.all, s.past.bodies = nil, nil
 	}
 	return nil
 }

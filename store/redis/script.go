@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -29,6 +30,12 @@ var (
 	controlLua string
 	//go:embed controls.lua
 	controlsLua string
+	//go:embed revise.lua
+	reviseLua string
+	//go:embed report.lua
+	reportLua string
+	//go:embed reports.lua
+	reportsLua string
 
 	sinceScript = goredis.NewScript(headLua + sinceLua)
 	patchScript = goredis.NewScript(headLua + patchLua)
@@ -38,6 +45,9 @@ var (
 
 	controlScript  = goredis.NewScript(controlLua)
 	controlsScript = goredis.NewScript(controlsLua)
+	reviseScript   = goredis.NewScript(reviseLua)
+	reportScript   = goredis.NewScript(reportLua)
+	reportsScript  = goredis.NewScript(reportsLua)
 )
 
 // A runner runs one script.
@@ -67,7 +77,12 @@ func (s *Store) query(script *goredis.Script) runner {
 
 // run runs a script and checks the form of its answer.
 func (s *Store) run(ctx context.Context, script runner, keys []string, args ...any) ([]string, error) {
-	reply, err := do(ctx, s, s.opts.Timeout, func(ctx context.Context) ([]string, error) {
+	return s.runFor(ctx, s.opts.Timeout, script, keys, args...)
+}
+
+// runFor is run with another deadline.
+func (s *Store) runFor(ctx context.Context, limit time.Duration, script runner, keys []string, args ...any) ([]string, error) {
+	reply, err := do(ctx, s, limit, func(ctx context.Context) ([]string, error) {
 		return script(ctx, keys, args...).StringSlice()
 	})
 	switch {
