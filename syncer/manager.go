@@ -63,6 +63,10 @@ type manager struct {
 	stale    bool      // rev is not what the store is at
 	wantLoad bool      // it is time to compare again
 
+	adopted  bool      // held has at least what the store had when it was not frozen
+	freeze   freeze    // of the store, by an operator
+	recorder *recorder // of revisions; nil: none are kept
+
 	healed map[store.ID]int64 // versions written back while FeatBit was away
 
 	// What the guard decides by, see guard.go.
@@ -108,6 +112,7 @@ func newManager(s *Syncer) *manager {
 		pushed:   map[store.ID]store.Item{},
 		healed:   map[store.ID]int64{},
 		there:    stock{flags: map[store.ID]struct{}{}},
+		recorder: newRecorder(s),
 	}
 }
 
@@ -324,6 +329,7 @@ func (m *manager) take(d delivery) {
 	if d.connection != m.connection {
 		return // the newer connection asks for what is newer than held
 	}
+	m.freeze.compared = false
 	full := d.doc.EventType == wire.Full
 	// A request for everything may get lost at FeatBit; a push that comes instead
 	// must not pass for the answer. An empty patch is no push: it says that there

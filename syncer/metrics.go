@@ -25,6 +25,7 @@ func (s *Syncer) Metrics() []Measurement {
 		{"flagstead_syncer_ok", "Whether the store is equal to FeatBit.", false, bit(st.State == OK)},
 		{"flagstead_syncer_state", "0 initializing, 1 ok, 2 interrupted, 3 off.", false, float64(st.State)},
 		{"flagstead_syncer_guard_refusing", "Whether the last full state was kept from the store.", false, bit(s.refusing())},
+		{"flagstead_syncer_frozen", "Whether an operator has frozen the store.", false, bit(st.Frozen != nil)},
 		{"flagstead_syncer_clock_skew_seconds", "FeatBit's clock minus this host's.", false, st.ClockSkew.Seconds()},
 		{"flagstead_syncer_connects_total", "Connections opened to FeatBit.", true, float64(st.Connects)},
 		{"flagstead_syncer_fulls_total", "Full states received.", true, float64(st.Fulls)},
@@ -35,6 +36,9 @@ func (s *Syncer) Metrics() []Measurement {
 	}
 	if !st.Confirmed.IsZero() {
 		m = append(m, Measurement{"flagstead_syncer_data_age_seconds", "Time since the store was last known to be equal to FeatBit.", false, time.Since(st.Confirmed).Seconds()})
+	}
+	if n := s.recorded.Load(); n > 0 {
+		m = append(m, Measurement{"flagstead_syncer_revision", "Number of the last revision in the store's history.", false, float64(n)})
 	}
 	return m
 }
