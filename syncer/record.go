@@ -43,7 +43,7 @@ func newRecorder(s *Syncer) *recorder {
 	w, writes := s.cfg.Store.(store.HistoryWriter)
 	h, reads := s.cfg.Store.(store.History)
 	if !writes || !reads {
-		s.cfg.Logger.Warn("the store keeps no revisions", "env", s.env)
+		s.cfg.Logger.Info("the store keeps no revisions", "env", s.env)
 		return nil
 	}
 	return &recorder{syncer: s, store: w, history: h, queue: make(chan store.Record, recordQueue)}
@@ -95,8 +95,8 @@ func (r *recorder) run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil || errors.Is(err, store.ErrClosed):
 			return
-		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, store.ErrReadOnly):
-			r.complain(err)
+		case errors.Is(err, errors.ErrUnsupported):
+			r.syncer.cfg.Logger.Info("the store keeps no revisions", "env", r.syncer.env, "error", err)
 			return
 		case err != nil:
 			failures++
