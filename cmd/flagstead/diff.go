@@ -42,7 +42,9 @@ func (c *diffCmd) Run(ctx context.Context, con *console) error {
 		return enc.Encode(append([]difference{}, d...))
 	}
 	for _, x := range d {
-		con.printf("%s\n", x)
+		if x.What != "touched" {
+			con.printf("%s\n", x)
+		}
 	}
 	con.printf("%s to %s: %s\n", c.From, c.To, d.summary())
 	return nil
@@ -65,11 +67,8 @@ func (p *place) at(ctx context.Context, st store.DataStore, text string) ([]stor
 	if err != nil {
 		return nil, err
 	}
-	snap, err := h.At(ctx, n)
-	if err != nil {
-		return nil, p.failed(ctx, err)
-	}
-	return snap.Items, nil
+	snap, err := p.revision(ctx, h, n)
+	return snap.Items, err
 }
 
 // A difference is what became of one flag or segment.
@@ -77,7 +76,7 @@ type difference struct {
 	Kind    string   `json:"kind"` // flag or segment
 	Key     string   `json:"key"`  // of a segment its id
 	Name    string   `json:"name,omitempty"`
-	What    string   `json:"what"` // added, removed, changed, archived or restored
+	What    string   `json:"what"` // added, removed, changed, archived, restored, or touched: saved, but the same
 	Changes []string `json:"changes,omitempty"`
 }
 
@@ -112,7 +111,7 @@ func (d differences) summary() string {
 		counts[x.What]++
 	}
 	var parts []string
-	for _, what := range []string{"changed", "added", "removed", "archived", "restored"} {
+	for _, what := range []string{"changed", "added", "removed", "archived", "restored", "touched"} {
 		if n := counts[what]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, what))
 		}
@@ -154,7 +153,9 @@ func compare(a, b []store.Item) differences {
 		before, after := members(old.Data), members(now.Data)
 		d.Name = textOf(after["name"], textOf(before["name"], ""))
 		if had && has {
-			d.Changes = changes(before, after)
+			if d.Changes = changes(before, after); len(d.Changes) == 0 && d.What == "changed" {
+				d.What = "touched"
+			}
 		}
 		out = append(out, d)
 	}

@@ -155,8 +155,7 @@ func (c *waitCmd) Run(ctx context.Context, con *console) error {
 			return nil
 		case ctx.Err() != nil:
 			return errInterrupted
-		case bounded.Err() != nil && errors.Is(err, context.DeadlineExceeded):
-		default:
+		case !errors.Is(err, context.DeadlineExceeded):
 			why = err
 		}
 		select {

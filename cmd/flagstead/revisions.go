@@ -38,13 +38,19 @@ func (p *place) open(ctx context.Context, con *console) (store.DataStore, contex
 	return st, bounded, func() { cancel(); st.Close() }, nil
 }
 
+// noAnswer is the error of a store that did not answer in time.
+type noAnswer string
+
+func (e noAnswer) Error() string { return string(e) }
+func (noAnswer) Unwrap() error   { return context.DeadlineExceeded }
+
 // failed puts an error of the store in words.
 func (p *place) failed(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return errInterrupted
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("store %s: no answer within %v", redact(p.Store), p.Timeout)
+		return noAnswer(fmt.Sprintf("store %s: no answer within %v", redact(p.Store), p.Timeout))
 	}
 	return fmt.Errorf("store %s: %w", redact(p.Store), plain(err))
 }
@@ -56,6 +62,24 @@ func (p *place) history(st store.DataStore) (store.History, error) {
 		return nil, fmt.Errorf("store %s keeps no revisions", redact(p.Store))
 	}
 	return h, nil
+}
+
+// revision returns the state of revision n.
+func (p *place) revision(ctx context.Context, h store.History, n uint64) (store.Snapshot, error) {
+	snap, err := h.At(ctx, n)
+	switch {
+	case errors.Is(err, store.ErrNoRevision):
+		all, listErr := h.Revisions(ctx)
+		if listErr == nil && len(all) == 0 {
+			return snap, fmt.Errorf("store %s has no revisions: has a syncer with --history written to it?", redact(p.Store))
+		}
+		if listErr == nil {
+			return snap, fmt.Errorf("store %s has no revision %d; there are %d to %d", redact(p.Store), n, all[0].N, all[len(all)-1].N)
+		}
+	case err == nil:
+		return snap, nil
+	}
+	return snap, p.failed(ctx, err)
 }
 
 // writable opens the store again, to change its content.
@@ -160,7 +184,11 @@ func whatChanged(r store.Revision) string {
 		return "everything"
 	}
 	var keys []string
-	for _, id := range r.Changed {
+	const shown = 3
+	for i, id := range r.Changed {
+		if i == shown && len(r.Changed)+r.More > shown+1 {
+			return fmt.Sprintf("%s, %d more", strings.Join(keys, ", "), len(r.Changed)+r.More-shown)
+		}
 		if id.Kind == store.Segment {
 			keys = append(keys, "segment "+clean(id.Key))
 			continue
@@ -291,9 +319,9 @@ func (c *rollbackCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	snap, err := h.At(ctx, c.N)
+	snap, err := c.revision(ctx, h, c.N)
 	if err != nil {
-		return c.failed(ctx, err)
+		return err
 	}
 	before, err := st.Load(ctx, "")
 	if err != nil && !errors.Is(err, store.ErrDamaged) {

@@ -210,9 +210,9 @@ func (s *source) past(ctx context.Context, st store.DataStore, o openOptions) (s
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.wait)
 	defer cancel()
-	snap, err := h.At(ctx, o.at)
+	snap, err := p.revision(ctx, h, o.at)
 	if err != nil {
-		return nil, p.failed(ctx, err)
+		return nil, err
 	}
 	then := memory.New()
 	if _, err := then.Apply(ctx, store.Change{Full: true, Items: snap.Items}); err != nil {
