@@ -48,12 +48,14 @@ type Client struct {
 	once     sync.Once
 	listener listeners
 	caughtUp chan struct{} // the source says OK
+	applied  chan struct{} // capacity 1: rev moved
 
 	notify sync.Mutex // one call of OnStatus at a time
 
 	mu       sync.Mutex // guards what follows
 	status   Status
 	rev      store.Rev    // of the store, that the flags are at
+	revAt    time.Time    // since when
 	storeErr error        // why the store cannot be followed
 	source   sourceStatus // of what fills the store, if the client does
 	latest   *flags.Set   // what was loaded last; nil until ready
@@ -70,6 +72,8 @@ type sourceStatus struct {
 	err   error
 	heard time.Time // when there was last a sign of life; zero if unknown
 	skew  time.Duration
+
+	frozen bool // an operator has frozen the store
 
 	// An OK of the source counts once the flags that it speaks of are those that
 	// are evaluated: the store has them a moment earlier.
@@ -99,6 +103,7 @@ func New(cfg Config) (*Client, error) {
 		hopeless: make(chan struct{}),
 		changed:  make(chan struct{}),
 		caughtUp: make(chan struct{}, 1),
+		applied:  make(chan struct{}, 1),
 		status:   Status{Since: time.Now()},
 		fresh:    freshness{began: time.Now()},
 	}
@@ -151,7 +156,11 @@ func (c *Client) stream(st store.DataStore) (DataSource, error) {
 		sc.DialTimeout = c.plan.ConnectTimeout
 	}
 	sc.OnStatus = func(s syncer.Status) {
-		c.report(sourceStatus{state: State(s.State), err: s.Err, heard: s.Heard, skew: s.ClockSkew})
+		report := sourceStatus{state: State(s.State), err: s.Err, heard: s.Heard, skew: s.ClockSkew, frozen: s.Frozen != nil}
+		if report.frozen && s.State == syncer.OK {
+			report.state, report.err = Interrupted, fmt.Errorf("%w: %s", store.ErrFrozen, s.Frozen.Reason)
+		}
+		c.report(report)
 	}
 	if sc.Check <= 0 && c.plan.Store == nil {
 		sc.Check = time.Minute // nobody else can touch the client's own memory
@@ -192,6 +201,9 @@ func (c *Client) start(from store.Reader, run DataSource) {
 	})
 	if run != nil || c.plan.Store != nil {
 		c.running.Go(func() { c.age(ctx) })
+	}
+	if w, ok := from.(store.ReportWriter); ok && c.plan.Report {
+		c.running.Go(func() { c.reportTo(ctx, w) })
 	}
 	if run != nil {
 		c.running.Go(func() { c.catchUp(ctx, from) })
@@ -320,6 +332,9 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 	// first flags are no change.
 	c.listener.notify(old, next, changes)
 	c.update(func() {
+		if c.rev != snap.Rev {
+			c.revAt = time.Now()
+		}
 		c.storeErr, c.rev = nil, snap.Rev
 		c.fresh.layer, c.fresh.degraded = snap.Layer, snap.Degraded
 		c.status.Flags, c.status.Segments = nFlags, nSegments
@@ -335,6 +350,10 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 	})
 	if old == nil {
 		close(c.ready)
+	}
+	select {
+	case c.applied <- struct{}{}:
+	default:
 	}
 }
 

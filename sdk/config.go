@@ -106,7 +106,9 @@ type Config struct {
 	// start if nobody ever did. Older ones make the State Interrupted with
 	// [ErrTooOld], and WhenTooOld says what is served then. Zero means no limit.
 	// What is confirmed is told every few seconds, and usually 5 to 15 seconds old,
-	// so a MaxAge below 20 seconds strikes while all is well; that is logged. A store
+	// so a MaxAge below 20 seconds strikes while all is well; that is logged. While
+	// an operator has frozen the store and a syncer is there, no flags are too old:
+	// they are what is meant to be served. A store
 	// whose heartbeat this client may not read, which is
 	// logged, counts as one that nobody confirms.
 	MaxAge     time.Duration
@@ -119,6 +121,19 @@ type Config struct {
 	// goroutine at a time. It must not block, and must not call Close, Get or
 	// SetConfig. The first calls may come before New has returned.
 	OnStatus func(Status)
+
+	// Report makes the client tell its Store, which must be a store.ReportWriter,
+	// which state it works on: after each change, at most some per second, and every
+	// five seconds, until Close. Operators see who lags ("flagstead readers"). It
+	// needs the right to write reports, which readers do without otherwise. A report
+	// that cannot be written is logged and harms nothing.
+	//
+	// ReportName is what the client calls itself, where no two of a Store may have
+	// the same name; empty means the host's name, the process id and a number.
+	// ReportVersion is that of the program; empty means what the build says.
+	Report        bool
+	ReportName    string
+	ReportVersion string
 
 	// Follow tunes how the store is followed. A reader's HoldBack is 5 seconds
 	// unless it is set; below zero nothing is held back.
@@ -253,6 +268,9 @@ func (cfg Config) check() (*plan, error) {
 	}
 	if _, ok := cfg.Store.(store.DataStore); p.direct && cfg.Store != nil && !ok {
 		return nil, errors.New("sdk: Store must be a store.DataStore when StreamingURL or DataSource is set, because it is written to")
+	}
+	if err := p.checkReport(); err != nil {
+		return nil, err
 	}
 	if p.streaming {
 		if _, err := protocol.BaseURL(cfg.StreamingURL, "ws"); err != nil {

@@ -115,6 +115,11 @@ func (c *Client) deriveFreshness(now time.Time) error {
 		}
 	case beat.Written.IsZero():
 		st.Source = Unknown
+	case beat.Source == store.SourceFrozen:
+		st.Source, st.Writer = Interrupted, beat.Writer
+		if now.Sub(confirmed) <= silent {
+			st.Source = OK // it says what is published
+		}
 	default:
 		st.Source, st.Writer = sourceState(beat.Source), beat.Writer
 	}
@@ -136,6 +141,8 @@ func (c *Client) deriveFreshness(now time.Time) error {
 		return fmt.Errorf("the store's heartbeat cannot be read: %w", c.fresh.beatErr)
 	case quiet > silent:
 		return fmt.Errorf("the syncer %s has not been heard of since %s", beat.Writer, clock(beat.Written))
+	case beat.Source == store.SourceFrozen:
+		return fmt.Errorf("%w; the flags were last confirmed at %s", store.ErrFrozen, clock(st.Confirmed))
 	case st.Source == OK:
 		return nil
 	case st.Confirmed.IsZero():
@@ -151,6 +158,9 @@ func (c *Client) deriveTooOld(now time.Time) error {
 	if c.plan.MaxAge <= 0 || !c.status.Ready {
 		return nil
 	}
+	if c.frozen(now) {
+		return nil // an operator wants these
+	}
 	at, what := c.status.Confirmed, "last confirmed at "
 	if at.IsZero() {
 		at, what = c.fresh.began, "not confirmed since the client's start at "
@@ -160,6 +170,15 @@ func (c *Client) deriveTooOld(now time.Time) error {
 	}
 	c.fresh.tooOld = true
 	return fmt.Errorf("%w: %s%s, more than %v ago", ErrTooOld, what, clock(at), c.plan.MaxAge)
+}
+
+// frozen reports whether an operator has frozen the store, as far as its syncer is
+// there to say so. The caller holds mu.
+func (c *Client) frozen(now time.Time) bool {
+	if c.plan.direct {
+		return c.source.frozen
+	}
+	return c.fresh.beat.Source == store.SourceFrozen && now.Sub(c.fresh.beat.Written) <= silent
 }
 
 // serve makes the latest flags those that are evaluated, or none if they are too

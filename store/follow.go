@@ -27,8 +27,9 @@ type FollowOptions struct {
 	// something than the state before: what a writer that is behind puts into a
 	// store that lost its content. Others repair that within moments; meanwhile fn
 	// gets [ErrHeldBack]. It applies to stores that were seen to have a heartbeat,
-	// since where people write by hand, older versions are meant. Zero holds
-	// nothing back.
+	// since where people write by hand, older versions are meant; and not while
+	// publication is frozen, or just after, since they are meant then, too
+	// ([Control]). Zero holds nothing back.
 	HoldBack time.Duration
 
 	// OnHeartbeat, if set, gets the heartbeat of a store that has such, see
@@ -169,6 +170,12 @@ func (f *follower) load(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	older := 0
+	if err == nil {
+		if older = f.older(snap); older > 0 && f.meant(loadCtx) {
+			older = 0
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -184,7 +191,7 @@ func (f *follower) load(ctx context.Context) error {
 	if unchanged {
 		snap = Snapshot{Rev: snap.Rev, Delta: true, Layer: snap.Layer, Degraded: snap.Degraded}
 	}
-	if err := f.holdBack(snap); err != nil {
+	if err := f.holdBack(snap, older); err != nil {
 		f.failed = true
 		f.fn(Snapshot{}, err)
 		return nil // the store works, so it is asked again as often as usual
@@ -205,23 +212,43 @@ func (f *follower) load(ctx context.Context) error {
 // last state stands until the store is repaired, or for FollowOptions.HoldBack.
 var ErrHeldBack = errors.New("store: older flags than before are held back")
 
-// holdBack returns an error if snap must not be delivered yet, or else notes its
-// versions.
-func (f *follower) holdBack(snap Snapshot) error {
+// older returns how many items of snap have an older version than in the last
+// state, if that counts.
+func (f *follower) older(snap Snapshot) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.opts.HoldBack <= 0 || snap.Delta || !f.written {
+		return 0
+	}
+	n := 0
+	for _, it := range snap.Items {
+		if it.Version < f.versions[it.ID()] {
+			n++
+		}
+	}
+	return n
+}
+
+// meant reports whether the store's control says that older versions are an
+// operator's doing. One that cannot be read says nothing.
+func (f *follower) meant(ctx context.Context) bool {
+	r, ok := f.reader.(ControlReader)
+	if !ok {
+		return false
+	}
+	c, err := r.ReadControl(ctx)
+	return err == nil && c.explains(time.Now())
+}
+
+// holdBack returns an error if snap, with so many items that are older than they
+// may be, must not be delivered yet, or else notes its versions.
+func (f *follower) holdBack(snap Snapshot, older int) error {
 	if f.opts.HoldBack <= 0 {
 		return nil
 	}
 	if snap.Rev == "" { // emptied; what comes next is another state
 		f.heldAt = time.Time{}
 		return nil
-	}
-	older := 0
-	if !snap.Delta && f.written {
-		for _, it := range snap.Items {
-			if it.Version < f.versions[it.ID()] {
-				older++
-			}
-		}
 	}
 	switch {
 	case older == 0:

@@ -17,7 +17,7 @@ type Heartbeat struct {
 	Confirmed time.Time `json:"confirmed"`
 
 	// Source is how the writer and its source stand, as a syncer's State prints:
-	// "ok", "initializing", "interrupted" or "off".
+	// "ok", "initializing", "interrupted" or "off"; or [SourceFrozen].
 	Source string `json:"source"`
 
 	// Writer names the writer, as in "host-12345".
@@ -28,6 +28,10 @@ type Heartbeat struct {
 	// writer that is gone.
 	Written time.Time `json:"written"`
 }
+
+// SourceFrozen is Heartbeat.Source while an operator has frozen the store, see
+// [Control].
+const SourceFrozen = "frozen"
 
 // HeartbeatLife is how long a heartbeat speaks for its store without being
 // written again: a writer writes one at least twice in that time.

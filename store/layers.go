@@ -82,6 +82,8 @@ var (
 	_ Reader          = (*Layers)(nil)
 	_ Watcher         = (*Layers)(nil)
 	_ HeartbeatReader = (*Layers)(nil)
+	_ ControlReader   = (*Layers)(nil)
+	_ ReportWriter    = (*Layers)(nil)
 )
 
 // A layer is one place.
@@ -427,4 +429,51 @@ func (l *Layers) ReadHeartbeat(ctx context.Context) (Heartbeat, error) {
 		}
 	}
 	return h, nil
+}
+
+// ReadControl implements [ControlReader]: it is that of the layer which gave the
+// last state, and the zero one if that has none.
+func (l *Layers) ReadControl(ctx context.Context) (Control, error) {
+	if err := l.usable(ctx); err != nil {
+		return Control{}, fmt.Errorf("layers: read control: %w", err)
+	}
+	l.mu.Lock()
+	best := l.best
+	l.mu.Unlock()
+	if best == len(l.layers) {
+		return Control{}, nil
+	}
+	r, ok := l.layers[best].reader.(ControlReader)
+	if !ok {
+		return Control{}, nil
+	}
+	c, err := r.ReadControl(ctx)
+	if err != nil {
+		return Control{}, fmt.Errorf("layers: %s: %w", l.layers[best].name, err)
+	}
+	return c, nil
+}
+
+// WriteReport implements [ReportWriter]: the first layer that takes reports gets
+// it. A state from another layer is none of that one's, so its Rev is left out. The
+// error wraps [errors.ErrUnsupported] if no layer takes any.
+func (l *Layers) WriteReport(ctx context.Context, r Report) error {
+	if err := l.usable(ctx); err != nil {
+		return fmt.Errorf("layers: write report: %w", err)
+	}
+	for i, la := range l.layers {
+		w, ok := la.reader.(ReportWriter)
+		if !ok || la.keeper != nil {
+			continue
+		}
+		at, inner, ok := splitRev(r.Rev)
+		if r.Rev = ""; ok && at == i {
+			r.Rev = inner
+		}
+		if err := w.WriteReport(ctx, r); err != nil {
+			return fmt.Errorf("layers: %s: %w", la.name, err)
+		}
+		return nil
+	}
+	return fmt.Errorf("layers: write report: %w", errors.ErrUnsupported)
 }

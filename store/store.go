@@ -123,6 +123,10 @@ type Change struct {
 	// Items are what to merge, or everything, in any order. Two of one kind and
 	// key are allowed, see rules 1 and 3.
 	Items []Item
+
+	// Override commits although publication is frozen, see [Control]: what an
+	// operator published by hand.
+	Override bool
 }
 
 // Conflicts reports whether c's Base keeps it from being committed to a store

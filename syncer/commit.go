@@ -22,13 +22,23 @@ type job struct {
 	since  store.Rev
 	change store.Change
 	gen    int // fullGen when the change was worked out
+
+	// In spite of a freeze the change is applied, after the control was written, if
+	// that is set; with the items of revision pin, if that is.
+	rewrite *store.Control
+	pin     uint64
 }
+
+// frozen reports whether j writes in spite of a freeze.
+func (j job) frozen() bool { return j.change.Override }
 
 type result struct {
 	job
-	snap store.Snapshot
-	rev  store.Rev
-	err  error
+	snap    store.Snapshot
+	control store.Control // that a load found
+	lost    bool          // revision pin is not there
+	rev     store.Rev
+	err     error
 }
 
 // work makes the calls of the store.
@@ -37,9 +47,14 @@ func (m *manager) work(ctx context.Context) {
 	for j := range m.jobs {
 		callCtx, cancel := context.WithTimeout(ctx, m.syncer.cfg.StoreTimeout)
 		r := result{job: j}
-		if j.load {
-			r.snap, r.err = st.Load(callCtx, j.since)
-		} else {
+		switch {
+		case j.load:
+			if r.control, r.err = readControl(callCtx, st); r.err == nil {
+				r.snap, r.err = st.Load(callCtx, j.since)
+			}
+		case j.frozen():
+			r = m.republish(callCtx, j)
+		default:
 			r.rev, r.err = st.Apply(callCtx, j.change)
 		}
 		cancel()
@@ -51,6 +66,14 @@ func (m *manager) work(ctx context.Context) {
 func (m *manager) step() {
 	m.report()
 	if m.busy {
+		return
+	}
+	if m.freeze.on {
+		if j, ok := m.frozenWrite(); ok {
+			m.start(j)
+		} else if m.wantLoad {
+			m.start(m.loading(m.freeze.rev))
+		}
 		return
 	}
 	if j, ok := m.write(); ok {
@@ -135,7 +158,18 @@ func condition(rev store.Rev) store.Rev { return cmp.Or(rev, store.Uncommitted) 
 
 // done takes the outcome of a call.
 func (m *manager) done(r result) {
+	if r.load && r.control.Frozen && !m.freeze.on {
+		m.freezes(r.control)
+	}
 	switch {
+	case r.frozen() && !r.load:
+		m.republished(r)
+	case m.freeze.on && r.load && r.err == nil:
+		m.watchFrozen(r)
+	case errors.Is(r.err, store.ErrFrozen):
+		// It is since a moment. The next load says more.
+		m.lookAgain(r)
+		m.freezes(store.Control{Frozen: true})
 	case errors.Is(r.err, store.ErrDamaged):
 		m.damaged(r)
 	case r.load && r.err != nil:
@@ -183,6 +217,13 @@ func (m *manager) fail(err error) {
 
 // damaged sees to it that a whole state replaces what cannot be read.
 func (m *manager) damaged(r result) {
+	if m.freeze.on {
+		// What was published is put there again, if it is known.
+		m.freeze.damaged, m.freeze.restore = true, len(m.freeze.published) > 0
+		m.bad = r.err
+		m.opened(false)
+		return
+	}
 	if !m.force {
 		m.syncer.update(func(st *Status, _ *health) { st.Heals++ })
 		m.syncer.cfg.Logger.Warn("the store's content is damaged", "env", m.syncer.env, "error", r.err)
@@ -198,6 +239,14 @@ func (m *manager) damaged(r result) {
 
 // wrote notes what the store has from now on.
 func (m *manager) wrote(r result) {
+	if before := m.rev; r.rev != before {
+		if r.change.Full {
+			before = m.base
+		}
+		if r.rev != before {
+			m.note(before, r)
+		}
+	}
 	if r.change.Full && r.gen == m.fullGen {
 		m.full, m.force = false, false
 		m.accepted()
@@ -242,7 +291,10 @@ func (m *manager) report() {
 	was := m.syncer.health
 	m.syncer.mu.Unlock()
 	live, pending := was.live, m.full || len(m.dirty) > 0
-	if m.bad == nil && !pending {
+	if m.freeze.on {
+		pending = m.differs()
+	}
+	if m.bad == nil && (!pending || m.freeze.on) {
 		live = m.latest
 	}
 	err := m.bad
@@ -286,6 +338,7 @@ func (m *manager) compare(snap store.Snapshot) {
 	if known := m.loaded && !m.force && snap.Rev == m.rev; !known {
 		first := !m.loaded
 		m.rev, m.loaded = snap.Rev, true
+		m.adopted = m.adopted || snap.Rev != ""
 		m.there.set(snap.Items, snap.Delta)
 		if m.force {
 			// Somebody else mended it. What that one wrote counts.

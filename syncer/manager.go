@@ -65,6 +65,10 @@ type manager struct {
 	stale    bool      // rev is not what the store is at
 	wantLoad bool      // it is time to compare again
 
+	adopted  bool      // held has at least what the store had when it was not frozen
+	freeze   freeze    // of the store, by an operator
+	recorder *recorder // of revisions; nil: none are kept
+
 	healed map[store.ID]int64 // versions written back while FeatBit was away
 
 	// What the guard decides by, see guard.go.
@@ -110,6 +114,7 @@ func newManager(s *Syncer) *manager {
 		pushed:   map[store.ID]store.Item{},
 		healed:   map[store.ID]int64{},
 		there:    stock{flags: map[store.ID]struct{}{}},
+		recorder: newRecorder(s),
 	}
 }
 
@@ -331,6 +336,7 @@ func (m *manager) take(d delivery) {
 	if d.connection != m.connection {
 		return // the newer connection asks for what is newer than held
 	}
+	m.freeze.compared = false
 	full := d.doc.EventType == wire.Full
 	for _, it := range d.doc.Items {
 		m.newest.Store(max(m.newest.Load(), it.Version))

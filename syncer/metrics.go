@@ -17,6 +17,7 @@ func (s *Syncer) Metrics() []Measurement {
 		{Name: "flagstead_syncer_ok", Help: "Whether the store is equal to FeatBit.", Value: metrics.Bit(st.State == OK)},
 		{Name: "flagstead_syncer_state", Help: "0 initializing, 1 ok, 2 interrupted, 3 off.", Value: float64(st.State)},
 		{Name: "flagstead_syncer_guard_refusing", Help: "Whether the last full state was kept from the store.", Value: metrics.Bit(s.refusing())},
+		{Name: "flagstead_syncer_frozen", Help: "Whether an operator has frozen the store.", Value: metrics.Bit(st.Frozen != nil)},
 		{Name: "flagstead_syncer_clock_skew_seconds", Help: "FeatBit's clock minus this host's.", Value: st.ClockSkew.Seconds()},
 		{Name: "flagstead_syncer_connects_total", Help: "Connections opened to FeatBit.", Counter: true, Value: float64(st.Connects)},
 		{Name: "flagstead_syncer_fulls_total", Help: "Full states received.", Counter: true, Value: float64(st.Fulls)},
@@ -27,6 +28,9 @@ func (s *Syncer) Metrics() []Measurement {
 	}
 	if !st.Confirmed.IsZero() {
 		m = append(m, Measurement{Name: "flagstead_syncer_data_age_seconds", Help: "Time since the store was last known to be equal to FeatBit.", Value: time.Since(st.Confirmed).Seconds()})
+	}
+	if n := s.recorded.Load(); n > 0 {
+		m = append(m, Measurement{Name: "flagstead_syncer_revision", Help: "Number of the last revision in the store's history.", Value: float64(n)})
 	}
 	return m
 }

@@ -43,7 +43,11 @@ func (s *Syncer) beat(ctx context.Context, w store.HeartbeatWriter) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
 	st := s.Status()
-	return w.WriteHeartbeat(ctx, store.Heartbeat{Confirmed: st.Confirmed, Source: st.State.String(), Writer: s.cfg.Name})
+	source := st.State.String()
+	if st.Frozen != nil && st.State != Off {
+		source = store.SourceFrozen
+	}
+	return w.WriteHeartbeat(ctx, store.Heartbeat{Confirmed: st.Confirmed, Source: source, Writer: s.cfg.Name})
 }
 
 // lastBeat says that this syncer stops. It must not hold up who waits for that.

@@ -86,6 +86,10 @@ type Config struct {
 	// look like a mistake.
 	Guard Guard
 
+	// History is how many revisions the store keeps, for rollbacks; see
+	// store.History. Zero keeps none.
+	History int
+
 	// Name is what this syncer calls itself in the store's heartbeats, where no two
 	// may have the same. Empty means the host's name and the process id.
 	Name string
@@ -201,6 +205,12 @@ type Status struct {
 	Confirmed time.Time
 	Heard     time.Time // when FeatBit last sent anything on the stream
 
+	// Frozen is why nothing is written to the store: an operator's word, see
+	// store.Control; nil while there is none. Meanwhile State says whether what
+	// was asked of FeatBit is held, and Confirmed stands still while the store has
+	// something else. It must not be modified.
+	Frozen *store.Control
+
 	// ClockSkew is FeatBit's clock minus this host's, to about a second, by the
 	// Date header of FeatBit's last answer; zero if that had none. Connections
 	// are opened with the corrected time.
@@ -222,6 +232,8 @@ type Syncer struct {
 	// shared says that its connection is a Proxy's, who asks for everything.
 	shared bool
 	heard  atomic.Int64 // Status.Heard in Unix nanoseconds, or 0
+
+	recorded atomic.Uint64 // number of the last revision of the store's history, or 0
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -325,7 +337,7 @@ func (s *Syncer) update(change func(*Status, *health)) {
 		signal(s.beats)
 		s.cfg.Logger.Info("syncer state", "env", s.env, "state", after.State.String(), "error", after.Err)
 	}
-	if s.cfg.OnStatus != nil && (after.State != before.State || text(after.Err) != text(before.Err) || after.Fulls != before.Fulls || after.ClockSkew != before.ClockSkew) {
+	if s.cfg.OnStatus != nil && (after.State != before.State || text(after.Err) != text(before.Err) || after.Fulls != before.Fulls || after.Frozen != before.Frozen || after.ClockSkew != before.ClockSkew) {
 		s.cfg.OnStatus(after)
 	}
 }
@@ -385,6 +397,9 @@ func (s *Syncer) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(link.run(ctx)) })
 	wg.Go(func() { s.pulse(ctx) })
+	if m.recorder != nil {
+		wg.Go(func() { m.recorder.run(ctx) })
+	}
 	m.run(ctx)
 	wg.Wait()
 

@@ -19,6 +19,7 @@ type evalCmd struct {
 	UserFlags userFlags `embed:"" set:"userHelp=Key of the user."`
 
 	JSON bool          `help:"Print JSON."`
+	At   uint64        `placeholder:"N" help:"Use revision N of the store, see flagstead revisions."`
 	Wait time.Duration `default:"5s" placeholder:"TIME" help:"How long to wait for flags (default ${default})."`
 }
 
@@ -37,7 +38,7 @@ func (c *evalCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	client, release, err := c.Source.open(ctx, con, openOptions{wait: c.Wait})
+	client, release, err := c.Source.open(ctx, con, openOptions{wait: c.Wait, at: c.At})
 	if err != nil {
 		return err
 	}

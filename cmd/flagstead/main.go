@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -26,6 +28,14 @@ type cli struct {
 	Watch  watchCmd  `cmd:"" help:"Print each change of a flag, with its latency."`
 	Verify verifyCmd `cmd:"" help:"Run files of evaluation cases; exit 1 if one fails."`
 	Demo   demoCmd   `cmd:"" help:"Show the whole path at work: one syncer writes, four workers read."`
+
+	Revisions revisionsCmd `cmd:"" help:"List the last revisions of a store."`
+	Diff      diffCmd      `cmd:"" help:"Say what differs between two revisions."`
+	Freeze    freezeCmd    `cmd:"" help:"Stop publication: the store keeps the flags it has, whatever FeatBit says."`
+	Unfreeze  unfreezeCmd  `cmd:"" help:"Go on with publication."`
+	Rollback  rollbackCmd  `cmd:"" help:"Publish an earlier revision again, and freeze it."`
+	Readers   readersCmd   `cmd:"" help:"List the readers of a store that report."`
+	Wait      waitCmd      `cmd:"" help:"Wait until the readers of a store have a flag; exit 1 if they do not in time."`
 
 	DemoWorker demoWorkerCmd `cmd:"" hidden:""`
 
@@ -130,7 +140,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	parsed, err := parser.Parse(joinSecret(args))
+	parsed, err := parser.Parse(waitVersion(joinSecret(args)))
 	if exited >= 0 {
 		return exited // --help or --version
 	}
@@ -177,6 +187,21 @@ func joinSecret(args []string) []string {
 			continue
 		}
 		out = append(out, args[i])
+	}
+	return out
+}
+
+// waitVersion makes the --version of wait, which is a flag's, another flag than the
+// one that prints the program's.
+func waitVersion(args []string) []string {
+	if i := slices.IndexFunc(args, func(a string) bool { return !strings.HasPrefix(a, "-") }); i < 0 || args[i] != "wait" {
+		return args
+	}
+	out := slices.Clone(args)
+	for i, a := range out {
+		if rest, ok := strings.CutPrefix(a, "--version"); ok && (rest == "" || rest[0] == '=') {
+			out[i] = "--flag-version" + rest
+		}
 	}
 	return out
 }

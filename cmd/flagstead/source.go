@@ -17,6 +17,7 @@ import (
 	"github.com/flagstead/flagstead/store"
 	"github.com/flagstead/flagstead/store/bolt"
 	"github.com/flagstead/flagstead/store/file"
+	"github.com/flagstead/flagstead/store/memory"
 	"github.com/flagstead/flagstead/store/redis"
 )
 
@@ -132,6 +133,7 @@ type openOptions struct {
 	wait     time.Duration    // for the first flags
 	follow   bool             // the file, which is read once otherwise
 	onStatus func(sdk.Status) // may be nil
+	at       uint64           // revision of the store; 0: what is published
 }
 
 // open returns a client on the source, which is ready, and a function that
@@ -139,6 +141,9 @@ type openOptions struct {
 func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Client, func(), error) {
 	if err := s.pick(con); err != nil {
 		return nil, nil, err
+	}
+	if o.at != 0 && (s.Store == "" || s.File != "") {
+		return nil, nil, usageError("--at is about the revisions of a --store")
 	}
 	cfg := sdk.Config{DisableEvents: true, Logger: con.log, OnStatus: o.onStatus}
 	reach := &contact{}
@@ -151,7 +156,9 @@ func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Cl
 	case s.File != "":
 		cfg.Offline, cfg.BootstrapFile = true, s.File
 	case s.Store != "":
-		st, err = openStore(con, s.Store, "")
+		if st, err = openStore(con, s.Store, ""); err == nil && o.at != 0 {
+			st, err = s.past(ctx, st, o)
+		}
 	case s.FeatBit.URL != "":
 		cfg.StreamingURL = s.FeatBit.URL
 		cfg.EnvSecret, err = s.FeatBit.check(con)
@@ -193,6 +200,28 @@ func (s *source) open(ctx context.Context, con *console, o openOptions) (*sdk.Cl
 		return nil, nil, s.explain(err, why, o.wait)
 	}
 	return c, release, nil
+}
+
+// past returns a store with a revision of st, which it closes.
+func (s *source) past(ctx context.Context, st store.DataStore, o openOptions) (store.DataStore, error) {
+	defer st.Close()
+	p := place{Store: s.Store, Timeout: o.wait}
+	h, err := p.history(st)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.wait)
+	defer cancel()
+	snap, err := p.revision(ctx, h, o.at)
+	if err != nil {
+		return nil, err
+	}
+	then := memory.New()
+	if _, err := then.Apply(ctx, store.Change{Full: true, Items: snap.Items}); err != nil {
+		then.Close()
+		return nil, err
+	}
+	return then, nil
 }
 
 // plainJSON reports whether a file's name says that it is neither YAML nor
@@ -264,7 +293,7 @@ func storeWords(err error) error {
 // person.
 func plain(err error) error {
 	text := wire.InWords(err)
-	for _, prefix := range []string{"sdk: ", "syncer: ", "BootstrapFile: ", "BootstrapFile ", "Bootstrap: ", "file: load: "} {
+	for _, prefix := range []string{"sdk: ", "syncer: ", "BootstrapFile: ", "BootstrapFile ", "Bootstrap: ", "file: load: ", "store: "} {
 		text = strings.TrimPrefix(text, prefix)
 	}
 	return errors.New(text)

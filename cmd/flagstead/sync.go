@@ -23,6 +23,8 @@ type syncCmd struct {
 	MaxRemoved string        `default:"50%" placeholder:"PERCENT" help:"Refuse, until FeatBit repeats it, a full state that lacks more of the store's flags than this (default ${default}; 100% refuses none but empty ones)."`
 	GuardWait  time.Duration `default:"5s" placeholder:"TIME" help:"When to ask FeatBit again after a refusal (default ${default}). Without --wait, --start should be longer."`
 
+	History int `default:"50" placeholder:"N" help:"How many revisions the store keeps for rollback (default ${default}; 0 keeps none)."`
+
 	Wait  bool          `help:"Start even if FeatBit or the store cannot be reached yet, and keep trying."`
 	Start time.Duration `default:"10s" placeholder:"TIME" help:"How long it may take, without --wait, until the store has the first data (default ${default})."`
 }
@@ -47,6 +49,9 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 		return usageError(fmt.Sprintf("--guard-wait=%v: want a time above zero", c.GuardWait))
 	}
 	cfg := syncer.Config{URL: c.FeatBit.URL, Secret: secret, Logger: con.loud(), NetDial: reach.dial}
+	if c.History < 0 {
+		return usageError(fmt.Sprintf("--history=%d: want a number from 0 on", c.History))
+	}
 	cfg.Guard.MaxRemoved, cfg.Guard.Wait = percent/100, c.GuardWait
 	startCtx, cancel := context.WithTimeout(ctx, c.Start)
 	defer cancel()
@@ -73,7 +78,7 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 			return c.storeError(err)
 		}
 	}
-	cfg.Store = st
+	cfg.Store, cfg.History = st, c.History
 	reach.hangUpWith(ctx)
 	return c.run(ctx, startCtx, con, cfg)
 }

@@ -1,4 +1,5 @@
-// Package beat keeps a store's heartbeat in a small JSON file beside it.
+// Package beat keeps a store's heartbeat, and its control, in small JSON files
+// beside it.
 package beat
 
 import (
@@ -14,8 +15,8 @@ import (
 	"github.com/flagstead/flagstead/store"
 )
 
-// maxSize is what a heartbeat has at most. It has some 200 bytes.
-const maxSize = 4 << 10
+// maxSize is what a file has at most. A heartbeat has some 200 bytes.
+const maxSize = 16 << 10
 
 // Path returns the name of the heartbeat of the store at path.
 func Path(path string) string { return path + ".heartbeat" }
@@ -31,28 +32,33 @@ func Read(path string) (store.Heartbeat, error) {
 }
 
 func read(name string) (h store.Heartbeat, err error) {
-	// Opening a FIFO would block, hence the look before the open.
-	if info, err := os.Stat(name); err != nil {
-		return h, err
-	} else if !info.Mode().IsRegular() {
-		return h, fmt.Errorf("%s: not a regular file", name)
-	}
-	f, err := os.Open(name)
+	text, err := readText(name)
 	if err != nil {
 		return h, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return h, err
-	}
-	if len(text) > maxSize {
-		return h, fmt.Errorf("%s: larger than the limit of %d bytes", name, maxSize)
 	}
 	if err := json.Unmarshal(text, &h); err != nil {
 		return store.Heartbeat{}, fmt.Errorf("%s: no heartbeat: %w", name, err)
 	}
 	return h, nil
+}
+
+func readText(name string) ([]byte, error) {
+	// Opening a FIFO would block, hence the look before the open.
+	if info, err := os.Stat(name); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file", name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err == nil && len(text) > maxSize {
+		err = fmt.Errorf("%s: larger than the limit of %d bytes", name, maxSize)
+	}
+	return text, err
 }
 
 // Write merges h, at now, into the heartbeat of the store at path and writes the
@@ -79,15 +85,18 @@ func Write(path, like string, h store.Heartbeat, now time.Time) error {
 	if len(text) >= maxSize {
 		return fmt.Errorf("%s: a heartbeat of %d bytes, the limit is %d", name, len(text), maxSize)
 	}
-	mode := fs.FileMode(0o600)
-	if info, err := os.Stat(like); err == nil {
-		mode = info.Mode().Perm()
-	}
-	return replace(name, append(text, '\n'), mode)
+	return replace(name, append(text, '\n'), modeOf(like), false)
 }
 
-// replace renames a new file over name. It syncs nothing.
-func replace(name string, text []byte, mode fs.FileMode) (err error) {
+func modeOf(like string) fs.FileMode {
+	if info, err := os.Stat(like); err == nil {
+		return info.Mode().Perm()
+	}
+	return 0o600
+}
+
+// replace renames a new file over name, which has to survive a crash if durable.
+func replace(name string, text []byte, mode fs.FileMode, durable bool) (err error) {
 	// One name for all, so that a killed writer leaves one file at most.
 	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".tmp")
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -108,6 +117,11 @@ func replace(name string, text []byte, mode fs.FileMode) (err error) {
 	}
 	if mode != 0o600 {
 		if err := f.Chmod(mode); err != nil {
+			return err
+		}
+	}
+	if durable {
+		if err := f.Sync(); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,8 @@
 //	path.snap       the published content: one checksummed file
 //	path.lock       what a writer holds for its whole life; never removed
 //	path.heartbeat  how current the content is, if the writer says so
+//	path.control    whether publication is frozen, if it ever was
+//	path.control.lock  what is held while that is written, and during a commit
 //
 // Apply commits to the database first and publishes the snapshot second, so the
 // snapshot is never ahead of the record. A writer publishes when it opens the
@@ -51,7 +53,8 @@ var ErrLocked = errors.New("another process is writing")
 // Options tunes [Open]. The zero value opens a writer with the defaults.
 type Options struct {
 	// ReadOnly opens the published snapshot for reading: Apply returns
-	// [store.ErrReadOnly]. The files need not exist yet.
+	// [store.ErrReadOnly]. The files need not exist yet. What is not content can
+	// be written all the same: the control.
 	ReadOnly bool
 
 	// LockTimeout is how long a writer waits for another one to let go. Zero
@@ -79,6 +82,7 @@ type handle interface {
 	store.Watcher
 	store.HeartbeatWriter
 	store.HeartbeatReader
+	store.Controller
 }
 
 var _ handle = (*Store)(nil)

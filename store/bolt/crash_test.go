@@ -223,7 +223,7 @@ func (k *killer) checkDir(t *testing.T) {
 	for _, e := range left {
 		names = append(names, e.Name())
 	}
-	if want := []string{"flags.db", "flags.db.lock", "flags.db.snap"}; !slices.Equal(names, want) {
+	if want := []string{"flags.db", "flags.db.control.lock", "flags.db.lock", "flags.db.snap"}; !slices.Equal(names, want) {
 		t.Errorf("the directory has %v, want %v", names, want)
 	}
 }

@@ -170,6 +170,11 @@ func (w *writer) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 			return "", fmt.Errorf("item %d: %w", i, err)
 		}
 	}
+	unlock, err := w.allowed(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	if err := w.recall(); err != nil {
 		return "", err
 	}

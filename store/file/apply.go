@@ -108,6 +108,9 @@ func follow(path string) (string, error) {
 
 // commit writes c. The caller has both turns and the lock of target.
 func (s *Store) commit(target string, c store.Change) (store.Rev, error) {
+	if err := allowed(target, c); err != nil {
+		return "", err
+	}
 	err := s.look(false)
 	heal := errors.Is(err, ErrBroken) && c.Full && c.Base == ""
 	if err != nil && !heal {

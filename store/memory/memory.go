@@ -31,8 +31,12 @@ type Store struct {
 	log    []logged
 	logged int64 // log is complete for every seq after this one
 	beat   store.Heartbeat
+	ctl    store.Control
+	past   past
 	news   chan struct{} // closed and replaced by each commit
 	closed chan struct{}
+
+	reports map[string]store.Report // by reader
 }
 
 type entry struct {
@@ -58,6 +62,9 @@ func New() *Store {
 		epoch:  hex.EncodeToString(b[:]),
 		news:   make(chan struct{}),
 		closed: make(chan struct{}),
+		past:   past{turn: make(chan struct{}, 1), bodies: map[uint64][]byte{}},
+
+		reports: map[string]store.Report{},
 	}
 }
 
@@ -69,6 +76,7 @@ func (s *Store) Close() error {
 	if !s.isClosed() {
 		close(s.closed)
 		s.items, s.log = nil, nil
+		s.past.all, s.past.bodies = nil, nil
 	}
 	return nil
 }
@@ -178,6 +186,9 @@ func (s *Store) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	defer s.mu.Unlock()
 	if err := s.usable(ctx); err != nil {
 		return "", fmt.Errorf("memory: apply: %w", err)
+	}
+	if s.ctl.Frozen && !c.Override {
+		return "", fmt.Errorf("memory: apply: %w", store.ErrFrozen)
 	}
 	if c.Conflicts(s.rev()) {
 		return "", fmt.Errorf("memory: apply: %w", store.ErrConflict)

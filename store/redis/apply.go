@@ -68,17 +68,17 @@ func (s *Store) apply(ctx context.Context, c store.Change) (store.Rev, error) {
 	if c.Full {
 		return s.full(ctx, c)
 	}
-	args := append(make([]any, 0, 3+2*len(c.Items)), s.commitArgs(c.Base)...)
+	args := append(make([]any, 0, 4+2*len(c.Items)), s.commitArgs(c)...)
 	for _, it := range c.Items {
 		args = append(args, fieldOf(it), valueOf(it))
 	}
 	m := s.history.mark()
-	return s.committed(m)(s.run(ctx, s.command(patchScript), []string{s.data, s.sorted}, args...))
+	return s.committed(m)(s.run(ctx, s.command(patchScript), []string{s.data, s.sorted, s.control}, args...))
 }
 
 // commitArgs are the first arguments of the scripts that commit.
-func (s *Store) commitArgs(base store.Rev) []any {
-	return []any{string(base), randomHex(), s.topic}
+func (s *Store) commitArgs(c store.Change) []any {
+	return []any{string(c.Base), randomHex(), s.topic, flagOf(c.Override)}
 }
 
 // committed returns what takes the answer to a commit that began at m.
@@ -104,6 +104,16 @@ func (s *Store) committed(m mark) func([]string, error) (store.Rev, error) {
 // full stages the new content under a key of its own and then puts it in place,
 // so that the server is never busy with all of it at once.
 func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
+	if !c.Override {
+		// The script decides; this saves the way there with all the items.
+		control, err := s.ReadControl(ctx)
+		switch {
+		case err != nil:
+			return "", err
+		case control.Frozen:
+			return "", store.ErrFrozen
+		}
+	}
 	items := dedupe(c.Items)
 	digest := digestOf(items)
 	stage := ""
@@ -137,8 +147,8 @@ func (s *Store) full(ctx context.Context, c store.Change) (store.Rev, error) {
 			// happen is a new revision of an equal content.
 			differs = "*"
 		}
-		reply, err := s.run(ctx, s.command(fullScript), []string{s.data, s.sorted, stage},
-			append(s.commitArgs(c.Base), digest, len(items), differs)...)
+		reply, err := s.run(ctx, s.command(fullScript), []string{s.data, s.sorted, s.control, stage},
+			append(s.commitArgs(c), digest, len(items), differs)...)
 		if err == nil && reply[0] == "again" {
 			continue
 		}

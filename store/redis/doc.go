@@ -16,6 +16,11 @@
 //	{prefix:env}:z  sorted set: field → seq, for what patches wrote since the
 //	                last full change
 //	{prefix:env}:h  hash: the heartbeat, in milliseconds of the server's clock
+//	{prefix:env}:f  hash: the control, if publication was ever frozen
+//	{prefix:env}:v  hash: what the history has, if a syncer keeps one: number →
+//	                JSON, and "$last"; {prefix:env}:b is a hash of the contents,
+//	                compressed, which only rollbacks and the like read
+//	{prefix:env}:r  hash: the reports of readers, which expires
 //	{prefix:env}:c  channel: every new revision, and with it the change itself
 //	                if that is no more than 64 KB
 //

@@ -57,6 +57,11 @@ local function conflicts(base, h)
 	return base ~= '' and base ~= h.rev
 end
 
+-- frozen reports whether nothing may be committed because of the control at key.
+local function frozen(key, override)
+	return override ~= '1' and redis.call('HGET', key, 'frozen') == '1'
+end
+
 -- advance moves h to the next revision. The nonce makes it another one than any
 -- that was ever reached with as many commits: a server that lost its last ones
 -- counts them again.

@@ -98,6 +98,10 @@ type Store struct {
 	stage      string // keys of staged hashes start so
 	topic      string // channel
 	beat       string // key of the heartbeat
+	control    string // key of the control
+	past       string // key of the history
+	bodies     string // and of what its revisions hold
+	reports    string // key of the readers' reports
 	history    history
 	noReadOnly atomic.Bool // the server has no read-only scripts
 	warned     atomic.Bool // of what may be evicted, or there is nothing to warn of
@@ -225,6 +229,11 @@ func newStore(opts Options) *Store {
 		beat:   name + ":h",
 		quiet:  3 * time.Second,
 		silent: 8 * time.Second,
+
+		control: name + ":f",
+		past:    name + ":v",
+		bodies:  name + ":b",
+		reports: name + ":r",
 	}
 	s.closed, s.end = context.WithCancel(context.Background())
 	s.featbit = newFeatBit(s)

@@ -1,9 +1,10 @@
 -- Merges items: per field the larger version wins, of equal ones the first.
 --
--- KEYS  data hash, sorted set of patched fields
--- ARGV  base revision or '', fresh nonce, channel, then field, value, ...
+-- KEYS  data hash, sorted set of patched fields, control
+-- ARGV  base revision or '', fresh nonce, channel, '1' to commit although it is
+--       frozen, then field, value, ...
 --
--- Returns {'damaged', why}, {'conflict', rev} or {'ok', rev, rev before}.
+-- Returns {'frozen'}, {'damaged', why}, {'conflict', rev} or {'ok', rev, rev before}.
 
 -- A message of at most maxMessage bytes carries the change itself.
 local maxMessage = 65536
@@ -11,13 +12,14 @@ local maxMessage = 65536
 local function netstring(s) return #s .. ':' .. s .. ',' end
 
 local d, z = KEYS[1], KEYS[2]
+if frozen(KEYS[3], ARGV[4]) then return {'frozen'} end
 local h = read(d)
 if h.damaged then return {'damaged', h.damaged} end
 if conflicts(ARGV[1], h) then return {'conflict', h.rev} end
 
 -- Redis does not roll back: everything is decided before anything is written.
 local won, order, added = {}, {}, 0
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
 	local field, value = ARGV[i], ARGV[i + 1]
 	local old = won[field] or redis.call('HGET', d, field)
 	local new = true

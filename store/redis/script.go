@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -25,12 +26,28 @@ var (
 	beatLua string
 	//go:embed beats.lua
 	beatsLua string
+	//go:embed control.lua
+	controlLua string
+	//go:embed controls.lua
+	controlsLua string
+	//go:embed revise.lua
+	reviseLua string
+	//go:embed report.lua
+	reportLua string
+	//go:embed reports.lua
+	reportsLua string
 
 	sinceScript = goredis.NewScript(headLua + sinceLua)
 	patchScript = goredis.NewScript(headLua + patchLua)
 	fullScript  = goredis.NewScript(headLua + fullLua)
 	beatScript  = goredis.NewScript(beatLua)
 	beatsScript = goredis.NewScript(beatsLua)
+
+	controlScript  = goredis.NewScript(controlLua)
+	controlsScript = goredis.NewScript(controlsLua)
+	reviseScript   = goredis.NewScript(reviseLua)
+	reportScript   = goredis.NewScript(reportLua)
+	reportsScript  = goredis.NewScript(reportsLua)
 )
 
 // A runner runs one script.
@@ -60,7 +77,12 @@ func (s *Store) query(script *goredis.Script) runner {
 
 // run runs a script and checks the form of its answer.
 func (s *Store) run(ctx context.Context, script runner, keys []string, args ...any) ([]string, error) {
-	reply, err := do(ctx, s, s.opts.Timeout, func(ctx context.Context) ([]string, error) {
+	return s.runFor(ctx, s.opts.Timeout, script, keys, args...)
+}
+
+// runFor is run with another deadline.
+func (s *Store) runFor(ctx context.Context, limit time.Duration, script runner, keys []string, args ...any) ([]string, error) {
+	reply, err := do(ctx, s, limit, func(ctx context.Context) ([]string, error) {
 		return script(ctx, keys, args...).StringSlice()
 	})
 	switch {
@@ -70,6 +92,8 @@ func (s *Store) run(ctx context.Context, script runner, keys []string, args ...a
 		return nil, errors.New("empty answer of a script")
 	case reply[0] == "damaged":
 		return nil, fmt.Errorf("%w: %s", ErrDamaged, strings.Join(reply[1:], " "))
+	case reply[0] == "frozen":
+		return nil, store.ErrFrozen
 	case reply[0] == "conflict":
 		return nil, store.ErrConflict
 	}

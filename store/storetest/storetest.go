@@ -20,8 +20,10 @@
 // processes (see [Child]), which are killed in the middle of a commit.
 //
 // A store that is also a [store.Watcher] has its Watch checked too, and one that
-// is a [store.HeartbeatWriter] and [store.HeartbeatReader] its heartbeats. The
-// suite is worth most under the race detector.
+// is a [store.HeartbeatWriter] and [store.HeartbeatReader] its heartbeats; so it is
+// with [store.Controller], with [store.History] and [store.HistoryWriter], and with
+// [store.ReportReader] and [store.ReportWriter]. The suite is worth most under the
+// race detector.
 package storetest
 
 import (
@@ -128,6 +130,9 @@ const (
 	needForeign                  // a handle on another place
 	needWatch                    // a store that is a Watcher
 	needHeart                    // a store with heartbeats
+	needControl                  // a store that can be frozen
+	needHistory                  // a store that keeps revisions
+	needReports                  // a store that takes readers' reports
 	needProcess                  // Options.Place
 	needBreak                    // Options.Break
 	needSpoil                    // Options.Spoil
@@ -148,7 +153,7 @@ func allCases() []testCase {
 	for _, cases := range [][]testCase{
 		loadCases, mergeCases, fullCases, baseCases, flushCases, dataCases,
 		callCases, handleCases, concurrentCases, watchCases, versionCases, orderCases, refillCases,
-		cancelCases, lostCases, heartbeatCases, processCases,
+		cancelCases, lostCases, heartbeatCases, controlCases, historyCases, reportCases, processCases,
 		outageCases, spoilCases, largeCases,
 	} {
 		all = append(all, cases...)
@@ -173,6 +178,38 @@ func (o Options) missing(n need) string {
 		return "nobody can take this store down"
 	case n&needSpoil != 0 && len(o.Spoil) == 0:
 		return "nobody can damage this store"
+	}
+	return ""
+}
+
+// lacking says which optional interface of s a case needs that s does not have.
+// What a store has and does not support is lacking, too.
+func (n need) lacking(s store.DataStore) string {
+	ctx := context.Background()
+	unsupported := func(err error) bool { return errors.Is(err, errors.ErrUnsupported) }
+	if n&needControl != 0 {
+		// A store that cannot be frozen may say that it is not.
+		f, ok := s.(store.Controller)
+		if !ok || unsupported(f.WriteControl(ctx, store.Control{Pinned: 1})) {
+			return "the store cannot be frozen"
+		}
+	}
+	if n&needHistory != 0 {
+		h, reads := s.(store.History)
+		_, writes := s.(store.HistoryWriter)
+		if !reads || !writes {
+			return "the store keeps no revisions"
+		}
+		if _, err := h.Revisions(ctx); unsupported(err) {
+			return "the store keeps no revisions"
+		}
+	}
+	if n&needReports != 0 {
+		_, reads := s.(store.ReportReader)
+		_, writes := s.(store.ReportWriter)
+		if !reads || !writes {
+			return "the store takes no reports"
+		}
 	}
 	return ""
 }
@@ -211,6 +248,9 @@ func check(tb testing.TB, o Options, tc testCase) (failures []string, skip strin
 		if !writes || !reads {
 			return nil, "the store has no heartbeats"
 		}
+	}
+	if why := tc.needs.lacking(c.s); why != "" {
+		return nil, why
 	}
 	if tc.needs&(needOther|needWrites|needReads|wantOther) != 0 && o.Reopen != nil {
 		c.other = c.opened(o.Reopen(tb, c.s))
