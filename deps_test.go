@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"internal/protocol":  {},
 	"internal/snapshot":  {"store", "internal/flags", "internal/wire"},
 	"internal/insight":   {"internal/flags", "internal/protocol"},
+	"internal/spool":     {"internal/protocol"},
 	"internal/verify":    {"internal/flags", "internal/snapshot", "internal/wire"},
 	"internal/redistest": {},
 	"internal/e2e":       {},
