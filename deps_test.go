@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"internal/delivery":  {"internal/protocol"},
 	"internal/insight":   {"internal/delivery", "internal/flags", "internal/protocol"},
 	"internal/spool":     {"internal/protocol"},
+	"internal/forward":   {"store", "syncer", "internal/delivery", "internal/protocol", "internal/spool"},
 	"internal/verify":    {"internal/flags", "internal/snapshot", "internal/wire"},
 	"internal/redistest": {},
 	"internal/e2e":       {},

@@ -40,16 +40,22 @@ type queue struct {
 	appended time.Time  // when the newest came
 	flight   []*Batch   // handed out, in order; the first is not acknowledged
 	returned []*Batch   // of those the ones to hand out again
+	fresh    bool       // it is the turn of what was never handed out
 	settled  position
 	file     *positionFile // nil in memory
 }
+
+// maxReturned is from how many returned batches on no others are handed out, since
+// they are kept in memory.
+const maxReturned = 16
 
 // idle reports whether everything in q is settled.
 func (q *queue) idle() bool { return q.unread == 0 && len(q.flight) == 0 }
 
 // take hands out the next insights; nil if what was left turned out damaged.
 func (q *queue) take(lostTo *uint64) *Batch {
-	if len(q.returned) > 0 {
+	q.fresh = !q.fresh && len(q.returned) < maxReturned
+	if len(q.returned) > 0 && (!q.fresh || q.unread == 0) {
 		b := q.returned[0]
 		q.returned = slices.Delete(q.returned, 0, 1)
 		return b

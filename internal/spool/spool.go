@@ -417,9 +417,9 @@ type Waiting struct {
 }
 
 // Take hands out the next batch of an environment that pick accepts, in turn, and
-// nil if there is none. Within an environment the order is that of Append, except
-// for batches that were returned, which come first. Any number may be out. pick
-// must not call the Spool.
+// nil if there is none. Within an environment the order is that of Append; batches
+// that were returned take turns with the others, so that one which nobody can
+// deliver blocks no other. Any number may be out. pick must not call the Spool.
 func (s *Spool) Take(pick func(Waiting) bool) *Batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -468,6 +468,7 @@ func (s *Spool) settle(q *queue) {
 }
 
 // Return gives a batch back, to be handed out again after those returned before.
+// Until it is acknowledged, the disk keeps it and what follows it.
 func (s *Spool) Return(b *Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

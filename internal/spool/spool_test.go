@@ -139,10 +139,21 @@ func TestReturned(t *testing.T) {
 		s.Return(b)
 		s.Return(a)
 		a.Insights = a.Insights[10:]
-		if got := drain(s); !slices.Equal(got, slices.Concat(want(50, 50), want(10, 40), want(100, 50))) {
+		if got := drain(s); !slices.Equal(got, slices.Concat(want(100, 50), want(50, 50), want(10, 40))) {
 			t.Errorf("got %d: %.300v", len(got), got)
 		}
 		check(t, s, Stats{Recorded: 150, Settled: 150})
+		// Not all of a long queue gets into memory.
+		put(t, s, env, 0, 50*100)
+		seen := map[*Batch]bool{}
+		for range 200 {
+			b := s.Take(any)
+			seen[b] = true
+			s.Return(b)
+		}
+		if len(seen) != maxReturned {
+			t.Errorf("%d batches are in memory, want %d", len(seen), maxReturned)
+		}
 	})
 }
 
