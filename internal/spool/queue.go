@@ -2,6 +2,8 @@ package spool
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +23,7 @@ type Batch struct {
 	Tries int
 
 	taken int // insights when it was handed out first
-	end   position
+	span  span
 	acked bool
 	q     *queue
 }
@@ -43,6 +45,8 @@ type queue struct {
 	fresh    bool       // it is the turn of what was never handed out
 	settled  position
 	file     *positionFile // nil in memory
+	acked    *ackedFile    // nil in memory
+	skips    []span        // settled before the last restart
 }
 
 // maxReturned is from how many returned batches on no others are handed out, since
@@ -66,6 +70,9 @@ func (q *queue) take(lostTo *uint64) *Batch {
 		s := q.at(lostTo)
 		if s == nil {
 			break
+		}
+		if len(b.Insights) == 0 {
+			b.span.start = q.read
 		}
 		h, off, ok := s.next(q.read.off)
 		if !ok {
@@ -92,7 +99,7 @@ func (q *queue) take(lostTo *uint64) *Batch {
 	if len(b.Insights) == 0 {
 		return nil
 	}
-	b.taken, b.end = len(b.Insights), q.read
+	b.taken, b.span.end = len(b.Insights), q.read
 	q.flight = append(q.flight, b)
 	return b
 }
@@ -107,7 +114,8 @@ func (q *queue) at(lostTo *uint64) *segment {
 		case s.number > q.read.number:
 			q.read = position{number: s.number}
 		}
-		if q.read.off < s.size {
+		q.read = skip(q.skips, q.read)
+		if q.read.number == s.number && q.read.off < s.size {
 			return s
 		}
 		if s.left > 0 {
@@ -119,20 +127,29 @@ func (q *queue) at(lostTo *uint64) *segment {
 	return nil
 }
 
-// settle takes acknowledged batches off the front and says whether that moved the
-// position.
-func (q *queue) settle() bool {
+// settle takes acknowledged batches off the front and writes down how far all is
+// settled. It reports whether that is further than before.
+func (q *queue) settle() (moved bool, err error) {
 	n := 0
 	for n < len(q.flight) && q.flight[n].acked {
-		q.settled = q.flight[n].end
+		q.settled = q.flight[n].span.end
 		n++
 	}
 	q.flight = slices.Delete(q.flight, 0, n)
+	moved = n > 0
 	if len(q.flight) == 0 && q.settled.before(q.read) {
 		q.settled = q.read // past what was damaged
-		return true
+		moved = true
 	}
-	return n > 0
+	if !moved || q.file == nil {
+		return moved, nil
+	}
+	err = q.file.write(q.settled)
+	q.skips = slices.DeleteFunc(q.skips, func(s span) bool { return !q.settled.before(s.end) })
+	if err == nil && len(q.skips) == 0 && !slices.ContainsFunc(q.flight, func(b *Batch) bool { return b.acked }) {
+		err = q.acked.clear()
+	}
+	return moved, err
 }
 
 // drop removes segments that are settled: with all, also the one that is written.
@@ -182,8 +199,11 @@ func (q *queue) erase() error {
 		return nil
 	}
 	q.file.f.Close()
-	if err := os.Remove(q.file.f.Name()); err != nil {
-		return err
+	_ = q.acked.close() // it is removed
+	for _, path := range []string{q.acked.path, q.file.f.Name()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return os.Remove(q.dir)
 }
@@ -195,9 +215,7 @@ func (q *queue) close() (err error) {
 		}
 	}
 	if q.file != nil {
-		if e := q.file.f.Close(); e != nil {
-			err = e
-		}
+		err = errors.Join(err, q.file.f.Close(), q.acked.close())
 	}
 	return err
 }

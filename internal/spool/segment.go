@@ -86,10 +86,15 @@ type scanned struct {
 	lost     int64 // bytes that belong to no whole frame
 }
 
-// scan reads everything from off on.
-func (s *segment) scan(off int64) scanned {
+// scan reads everything from off on, except what is settled.
+func (s *segment) scan(off int64, settled []span) scanned {
 	var sc scanned
 	for {
+		if p := skip(settled, position{s.number, off}); p.number != s.number {
+			return sc
+		} else {
+			off = p.off
+		}
 		h, at, ok := s.next(off)
 		sc.lost += at - min(off, at)
 		if !ok {

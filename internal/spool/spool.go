@@ -201,6 +201,9 @@ func (s *Spool) recoverQueue(q *queue) error {
 	if err != nil {
 		return err
 	}
+	if q.skips, err = q.acked.read(); err != nil {
+		return err
+	}
 	q.last = q.settled.number
 	for _, f := range files { // in order of their names, which is that of the numbers
 		hex, ok := strings.CutSuffix(f.Name(), ".seg")
@@ -225,7 +228,7 @@ func (s *Spool) recoverQueue(q *queue) error {
 		if number == q.settled.number {
 			from = q.settled.off
 		}
-		sc := seg.scan(from)
+		sc := seg.scan(from, q.skips)
 		if sc.lost > 0 {
 			s.opts.Logger.Warn("the spool is damaged", "file", path, "bytes", sc.lost, "insights", sc.damaged)
 		}
@@ -261,6 +264,7 @@ func (s *Spool) open(env string) (*queue, error) {
 		if q.file, q.settled, err = openPosition(filepath.Join(q.dir, "position")); err != nil {
 			return nil, err
 		}
+		q.acked = &ackedFile{path: filepath.Join(q.dir, "acked")}
 		q.read, q.last = q.settled, q.settled.number
 	}
 	s.queues[env] = q
@@ -441,7 +445,7 @@ func (s *Spool) Take(pick func(Waiting) bool) *Batch {
 }
 
 // Ack settles a batch: it is never handed out again, unless a power cut brings it
-// back. The position on disk goes up to the oldest batch that is not settled.
+// back. The disk gives room back up to the oldest batch that is not settled.
 func (s *Spool) Ack(b *Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -451,20 +455,27 @@ func (s *Spool) Ack(b *Batch) {
 	b.acked = true
 	s.stats.Settled += uint64(b.taken)
 	b.Insights = nil
+	if q := b.q; q.acked != nil && q.flight[0] != b {
+		s.forgot(q.acked.add(b.span))
+		return
+	}
 	s.settle(b.q)
 }
 
 func (s *Spool) settle(q *queue) {
-	if !q.settle() {
-		return
+	moved, err := q.settle()
+	s.forgot(err)
+	if moved {
+		s.drop(q, q.idle() && q.writing != nil && q.writing.size >= min(dropFrom, s.opts.SegmentBytes))
 	}
-	if q.file != nil {
-		if err := q.file.write(q.settled); err != nil {
-			s.stats.DiskErrors++
-			s.opts.Logger.Error("the spool's position cannot be written, what is delivered may be delivered again after a restart", "error", err)
-		}
+}
+
+// forgot counts and logs that what is settled could not be written down.
+func (s *Spool) forgot(err error) {
+	if err != nil {
+		s.stats.DiskErrors++
+		s.opts.Logger.Error("the spool cannot write down what is settled, that may be delivered again after a restart", "error", err)
 	}
-	s.drop(q, q.idle() && q.writing != nil && q.writing.size >= min(dropFrom, s.opts.SegmentBytes))
 }
 
 // Return gives a batch back, to be handed out again after those returned before.
