@@ -137,8 +137,11 @@ func (q *queue) settle() (moved bool, err error) {
 	}
 	q.flight = slices.Delete(q.flight, 0, n)
 	moved = n > 0
+	if n := len(q.segs); n > 0 && q.idle() { // past what was damaged or settled before
+		q.read = position{q.segs[n-1].number, q.segs[n-1].size}
+	}
 	if len(q.flight) == 0 && q.settled.before(q.read) {
-		q.settled = q.read // past what was damaged
+		q.settled = q.read
 		moved = true
 	}
 	if !moved || q.file == nil {
