@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -166,12 +167,11 @@ func TestLatestAll(t *testing.T) {
 }
 
 func TestInsights(t *testing.T) {
-	type batch struct{ env, text string }
-	batches := make(chan batch, 10)
+	batches := make(sink, 10)
 	s := ready(t, relay.Config{
 		Store:        newShelf(flag("a", 1, "a")),
 		KeepInsights: 3,
-		OnInsight:    func(env string, text []byte) { batches <- batch{env, string(text)} },
+		Insights:     batches,
 	})
 	body := `[
 	 {"user":{"keyId":"u1","name":"U","customizedProperties":[{"name":"plan","value":"pro"}]},
@@ -187,8 +187,14 @@ func TestInsights(t *testing.T) {
 	if n.InsightRequests != 1 || n.Insights != 4 || n.InvalidInsights != 7 || n.Variations != 2 || n.Metrics != 1 {
 		t.Errorf("stats = %+v", n)
 	}
-	if b := <-batches; b.env != "226b9bf8-4af3-4ffa-9b01-162270e4cd40" || b.text != body {
-		t.Errorf("OnInsight got %q %s", b.env, b.text)
+	b := <-batches
+	if b.env != "226b9bf8-4af3-4ffa-9b01-162270e4cd40" || len(b.insights) != 4 {
+		t.Fatalf("the sink got %q %s", b.env, b.insights)
+	}
+	for i, in := range b.insights {
+		if !strings.Contains(body, string(in)) || !strings.Contains(string(in), fmt.Sprintf(`"keyId":"u%d"`, i+1)) {
+			t.Errorf("the sink got %s, which is not what was sent", in)
+		}
 	}
 	kept := s.Insights()
 	if len(kept) != 3 || kept[0].User.KeyID != "u2" || kept[0].Metrics[0].Value != 1.5 || kept[2].User.KeyID != "u4" {
@@ -200,6 +206,48 @@ func TestInsights(t *testing.T) {
 		t.Errorf("received = %s, %v", text, err)
 	}
 }
+
+// TestInsightsRefused: an SDK hears whether another attempt makes sense, and what
+// was not taken is not counted. A body without a valid entry is nobody's business.
+func TestInsightsRefused(t *testing.T) {
+	var err error
+	s := ready(t, relay.Config{Store: newShelf(flag("a", 1, "a")), Insights: sinkFunc(func() error { return err })})
+	const body = `[{"user":{"keyId":"u1"}}]`
+	err = fmt.Errorf("spool full: %w", relay.ErrBusy)
+	if code, h, _ := s.do(t, "POST", track, secret, body); code != 503 || h.Get("Retry-After") != "5" {
+		t.Errorf("a busy sink = %d, Retry-After %q", code, h.Get("Retry-After"))
+	}
+	if code, _, _ := s.do(t, "POST", track, secret, `[{},null]`); code != 200 {
+		t.Errorf("no valid insights = %d", code)
+	}
+	err = errors.New("the disk is gone")
+	if code, h, text := s.do(t, "POST", track, secret, body); code != 500 || h.Get("Retry-After") != "" || strings.Contains(text, "disk") {
+		t.Errorf("a failing sink = %d %q", code, text)
+	}
+	if n := s.Stats(); n.Insights != 0 || n.InvalidInsights != 2 || len(s.Insights()) != 0 {
+		t.Errorf("stats = %+v", n)
+	}
+	err = nil
+	if code, _, _ := s.do(t, "POST", track, secret, body); code != 200 || s.Stats().Insights != 1 {
+		t.Errorf("afterwards = %d, %+v", code, s.Stats())
+	}
+}
+
+type taken struct {
+	env      string
+	insights []json.RawMessage
+}
+
+type sink chan taken
+
+func (s sink) Accept(_ context.Context, env string, insights []json.RawMessage) error {
+	s <- taken{env, insights}
+	return nil
+}
+
+type sinkFunc func() error
+
+func (f sinkFunc) Accept(context.Context, string, []json.RawMessage) error { return f() }
 
 func TestInsightTooLarge(t *testing.T) {
 	s := ready(t, relay.Config{Store: newShelf(flag("a", 1, "a")), MaxBody: 100, KeepInsights: -1})

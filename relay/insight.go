@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -9,6 +10,24 @@ import (
 	"strings"
 	"sync"
 )
+
+// An InsightSink takes insights off a relay's hands, see [Config].Insights. It is
+// called concurrently.
+type InsightSink interface {
+	// Accept takes responsibility for the insights of one request, each a JSON
+	// object with a user's key, and of the environment with the id env. The SDK
+	// waits for it: ctx ends when the SDK is gone, or the relay. The slice and what
+	// it holds are Accept's to keep. If it fails the SDK is told so and the relay
+	// does not count the insights: by a 503 with Retry-After if the error is
+	// ErrBusy, which SDKs answer with another attempt, by a 500 otherwise.
+	Accept(ctx context.Context, env string, insights []json.RawMessage) error
+}
+
+// ErrBusy is for an InsightSink to say that it has no room at the moment.
+var ErrBusy = errors.New("relay: no room for insights")
+
+// insightRetryAfter is what a busy relay asks SDKs to wait, in seconds.
+const insightRetryAfter = "5"
 
 // keepInsightBytes bounds the JSON of the insights kept for inspection.
 const keepInsightBytes = 16 << 20
@@ -75,42 +94,75 @@ func (r *Relay) track(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "the body is not a JSON array", http.StatusBadRequest)
 		return
 	}
-	r.record(body)
-	if r.cfg.OnInsight != nil {
-		r.cfg.OnInsight(cred.envID, body)
+	found := take(body, r.cfg.KeepInsights)
+	if r.cfg.Insights != nil && len(found.valid) > 0 {
+		if err := r.cfg.Insights.Accept(req.Context(), cred.envID, found.valid); err != nil {
+			r.refuseInsights(w, cred.envID, err)
+			return
+		}
 	}
+	r.record(found)
 	w.WriteHeader(http.StatusOK)
 }
 
-// record counts and keeps the entries of a JSON array. It looks at one after the
-// other: a body of 30 MB may hold 15 million of them.
-func (r *Relay) record(body []byte) {
-	n := &r.counters
-	n.insightRequests.Add(1)
-	var batch []kept
-	entries := json.NewDecoder(bytes.NewReader(body))
-	if _, err := entries.Token(); err != nil { // the bracket
+func (r *Relay) refuseInsights(w http.ResponseWriter, env string, err error) {
+	if errors.Is(err, ErrBusy) {
+		w.Header().Set("Retry-After", insightRetryAfter)
+		http.Error(w, "no room for insights, try again later", http.StatusServiceUnavailable)
 		return
 	}
+	r.log.Error("insights cannot be taken", "env", env, "error", err)
+	http.Error(w, "insights cannot be taken", http.StatusInternalServerError)
+}
+
+// A harvest are the insights of one request.
+type harvest struct {
+	valid               []json.RawMessage // parts of the body
+	last                []kept            // of these the last, decoded
+	invalid             int64
+	variations, metrics int64
+}
+
+// take returns the entries of a JSON array that have a user, and decodes the last
+// of them. It looks at one after the other: a body of 30 MB may hold 15 million.
+func take(body []byte, keep int) harvest {
+	var h harvest
+	entries := json.NewDecoder(bytes.NewReader(body))
+	if _, err := entries.Token(); err != nil { // the bracket
+		return h
+	}
+	var raw json.RawMessage
 	for entries.More() {
-		var raw json.RawMessage
 		if entries.Decode(&raw) != nil {
-			return // not reached: the body is valid
+			return h // not reached: the body is valid
 		}
 		var in Insight
 		if bytes.Equal(raw, []byte("null")) || json.Unmarshal(raw, &in) != nil || strings.TrimSpace(in.User.KeyID) == "" {
-			n.invalidInsights.Add(1)
+			h.invalid++
 			continue
 		}
-		n.insights.Add(1)
-		n.variations.Add(int64(len(in.Variations)))
-		n.metrics.Add(int64(len(in.Metrics)))
-		if batch = append(batch, kept{in, len(raw)}); len(batch) == 1000 {
-			r.insights.add(batch)
-			batch = batch[:0]
+		end := entries.InputOffset()
+		h.valid = append(h.valid, body[end-int64(len(raw)):end:end])
+		h.variations += int64(len(in.Variations))
+		h.metrics += int64(len(in.Metrics))
+		if keep > 0 {
+			if h.last = append(h.last, kept{in, len(raw)}); len(h.last) >= 2*keep {
+				h.last = append(h.last[:0], h.last[len(h.last)-keep:]...)
+			}
 		}
 	}
-	r.insights.add(batch)
+	return h
+}
+
+// record counts insights and keeps the last.
+func (r *Relay) record(h harvest) {
+	n := &r.counters
+	n.insightRequests.Add(1)
+	n.invalidInsights.Add(h.invalid)
+	n.insights.Add(int64(len(h.valid)))
+	n.variations.Add(h.variations)
+	n.metrics.Add(h.metrics)
+	r.insights.add(h.last)
 }
 
 func (r *Relay) received(w http.ResponseWriter, req *http.Request) {

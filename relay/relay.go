@@ -98,10 +98,9 @@ type Config struct {
 	// Logger gets changes of state. Nil means silence.
 	Logger *slog.Logger
 
-	// OnInsight, if set, gets the body of each accepted insight request, as it
-	// was sent, and the id of the environment whose secret came with it. It is
-	// called from several goroutines, must return soon and owns batch.
-	OnInsight func(envID string, batch []byte)
+	// Insights, if set, takes the insights that SDKs deliver. Without it they are
+	// counted and kept for inspection only.
+	Insights InsightSink
 
 	// Follow tunes how the store is followed.
 	Follow store.FollowOptions

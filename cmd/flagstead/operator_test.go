@@ -125,7 +125,7 @@ func (c *child) kill() {
 	c.stdin.Close()
 }
 
-func openFor(t *testing.T, place string) store.DataStore {
+func openWithin(t *testing.T, place string) store.DataStore {
 	t.Helper()
 	st, err := openStore(&console{err: io.Discard, log: slog.New(slog.DiscardHandler)}, place, "")
 	if err != nil {
@@ -188,9 +188,9 @@ func TestIncident(t *testing.T) {
 			for range n {
 				syncers = append(syncers, up.syncer(place))
 			}
-			st := openFor(t, place)
+			st := openWithin(t, place)
 			until(t, "first flags", func() bool { return versionOf(t, st) == 1000 })
-			reader, err := sdk.New(sdk.Config{Store: openFor(t, place), DisableEvents: true, Report: true, ReportName: "web-1", StartWait: 10 * time.Second})
+			reader, err := sdk.New(sdk.Config{Store: openWithin(t, place), DisableEvents: true, Report: true, ReportName: "web-1", StartWait: 10 * time.Second})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -289,7 +289,7 @@ func TestKilledBeforeTheRecord(t *testing.T) {
 		t.Run(place[:4], func(t *testing.T) {
 			up := newUpstream(t)
 			up.set(1000)
-			st := openFor(t, place)
+			st := openWithin(t, place)
 			for round := range int64(6) {
 				c := up.syncer(place)
 				until(t, "the state before", func() bool { return versionOf(t, st) == 1000*(round+1) })

@@ -67,7 +67,7 @@ func TestNodeSDK(t *testing.T) {
 	cfg := relay.Config{
 		Store:        st,
 		Secrets:      []relay.Secret{nodeSecret, ourSecret},
-		OnInsight:    got.add,
+		Insights:     got,
 		KeepInsights: 1 << 20,
 	}
 	r := serve(t, "127.0.0.1:0", cfg)
@@ -333,19 +333,20 @@ type inbox struct {
 	served map[string]map[served]bool
 }
 
-func (b *inbox) add(env string, batch []byte) {
-	var all []relay.Insight
-	if json.Unmarshal(batch, &all) != nil {
-		return // counted by the relay
-	}
+func (b *inbox) Accept(_ context.Context, env string, insights []json.RawMessage) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.served[env] == nil {
 		b.served[env] = map[served]bool{}
 	}
-	for _, in := range all {
+	for _, raw := range insights {
+		var in relay.Insight
+		if err := json.Unmarshal(raw, &in); err != nil {
+			return err
+		}
 		maps.Copy(b.served[env], servedBy(in))
 	}
+	return nil
 }
 
 func (b *inbox) of(env string) map[served]bool {

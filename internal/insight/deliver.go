@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
-	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"strconv"
 	"time"
 
+	"github.com/flagstead/flagstead/internal/delivery"
 	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/protocol"
 )
@@ -98,18 +95,19 @@ func (p *Pipeline) deliver(body []byte, events uint64) {
 			p.failed.Add(events)
 			return
 		}
-		outcome, wait, err := p.post(body)
-		switch outcome {
-		case accepted:
+		answer := delivery.Post(p.ctx, p.cfg.Client, delivery.Request{Endpoint: p.cfg.Endpoint, Secret: p.cfg.Secret, Body: body, Gzip: p.cfg.Gzip})
+		err := answer.Err
+		switch answer.Outcome {
+		case delivery.Accepted:
 			p.delivered.Add(events)
 			return
-		case unauthorized:
+		case delivery.Unauthorized:
 			p.failed.Add(events)
 			if !p.refused.Swap(true) {
 				p.cfg.Logger.Error("the event server refuses the secret, no more events are sent", "error", err)
 			}
 			return
-		case refused:
+		case delivery.Refused:
 			p.failed.Add(events)
 			p.cfg.Logger.Warn("events refused", "events", events, "error", err)
 			return
@@ -126,7 +124,7 @@ func (p *Pipeline) deliver(body []byte, events uint64) {
 			p.cfg.Logger.Warn("events not delivered, retrying", "events", events, "error", err)
 		}
 		p.retries.Add(1)
-		p.pause(max(wait, p.backoff(attempt)))
+		p.pause(max(answer.RetryAfter, p.backoff(attempt)))
 	}
 }
 
@@ -158,65 +156,8 @@ func (p *Pipeline) pause(d time.Duration) {
 	}
 }
 
-type outcome int
-
-const (
-	accepted     outcome = iota
-	refused              // final: repeating it cannot help
-	unauthorized         // final, also for all other batches
-	failed               // worth another attempt
-)
-
 // maxLastPause caps the pauses while the pipeline closes: somebody waits.
 const maxLastPause = time.Second
-
-// maxRetryAfter caps what a server may ask for.
-const maxRetryAfter = 5 * time.Minute
-
-func (p *Pipeline) post(body []byte) (outcome, time.Duration, error) {
-	req, err := http.NewRequestWithContext(p.ctx, http.MethodPost, p.cfg.Endpoint, bytes.NewReader(body))
-	if err != nil {
-		return refused, 0, err
-	}
-	if p.cfg.Gzip {
-		req.Header.Set("Content-Encoding", "gzip")
-	}
-	req.Header.Set("Authorization", string(p.cfg.Secret))
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", protocol.UserAgent)
-	resp, err := p.cfg.Client.Do(req)
-	if err != nil {
-		return failed, 0, err
-	}
-	defer resp.Body.Close()
-	// Reading a little lets the connection be used again.
-	io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10))
-	err = fmt.Errorf("server answered %s", resp.Status)
-	switch code := resp.StatusCode; {
-	case code >= 200 && code < 300:
-		return accepted, 0, nil
-	case code == http.StatusUnauthorized:
-		return unauthorized, 0, err
-	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
-		return failed, retryAfter(resp.Header, time.Now()), err
-	case code >= 300 && code < 400:
-		return refused, 0, fmt.Errorf("%w; events do not follow this redirect, set the event URL to where it leads", err)
-	}
-	return refused, 0, err
-}
-
-// retryAfter returns how long the server asks to be left alone, in either form
-// of RFC 9110, section 10.2.3.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	text := h.Get("Retry-After")
-	var d time.Duration
-	if seconds, err := strconv.ParseInt(text, 10, 32); err == nil {
-		d = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(text); err == nil {
-		d = at.Sub(now)
-	}
-	return min(max(d, 0), maxRetryAfter)
-}
 
 type wireInsight struct {
 	User       json.RawMessage             `json:"user"`

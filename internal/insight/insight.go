@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/flagstead/flagstead/internal/delivery"
 	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/protocol"
 )
@@ -149,7 +150,7 @@ func New(cfg Config) *Pipeline {
 	if cfg.Attempts <= 0 {
 		cfg.Attempts = 10
 	}
-	cfg.Client = withoutGet(cfg.Client)
+	cfg.Client = delivery.WithoutGet(cfg.Client)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -299,30 +300,6 @@ func (p *Pipeline) Close(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return nil
-}
-
-// withoutGet returns a copy of c, or of a default, that follows a redirect only if
-// the events and the secret go along: one that would turn the POST into a GET
-// gives an answer that says nothing about the events, and to another host the
-// secret is not sent.
-func withoutGet(c *http.Client) *http.Client {
-	var own http.Client
-	if c != nil {
-		own = *c
-	} else {
-		own.Timeout = 10 * time.Second
-	}
-	callers := own.CheckRedirect
-	own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
-		if req.Method != http.MethodPost || req.URL.Hostname() != via[0].URL.Hostname() || len(via) >= 5 {
-			return http.ErrUseLastResponse
-		}
-		if callers != nil {
-			return callers(req, via)
-		}
-		return nil
-	}
-	return &own
 }
 
 // collect takes all recorded events out of the shards. After last, or once the

@@ -1,0 +1,5 @@
+package forward
+
+const childDir = "FLAGSTEAD_TEST_EVENTS"
+
+func serveInsights(string) int { return 0 }

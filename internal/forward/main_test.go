@@ -1,0 +1,15 @@
+package forward
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		os.Exit(serveInsights(dir))
+	}
+	goleak.VerifyTestMain(m)
+}
