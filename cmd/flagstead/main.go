@@ -26,6 +26,7 @@ type cli struct {
 	Eval   evalCmd   `cmd:"" help:"Evaluate one flag, or all flags, for a user."`
 	Watch  watchCmd  `cmd:"" help:"Print each change of a flag, with its latency."`
 	Verify verifyCmd `cmd:"" help:"Run files of evaluation cases; exit 1 if one fails."`
+	Doctor doctorCmd `cmd:"" help:"Examine the way to FeatBit and a store: a verdict and a remedy for each step."`
 	Demo   demoCmd   `cmd:"" help:"Show the whole path at work: one syncer writes, four workers read."`
 
 	DemoWorker demoWorkerCmd `cmd:"" hidden:""`
