@@ -57,6 +57,12 @@ func (e *examination) loads(ctx context.Context, st store.Reader) bool {
 	ctx, cancel := e.start(ctx)
 	defer cancel()
 	snap, err := st.Load(ctx, "")
+	if errors.Is(err, fs.ErrNotExist) && e.syncs() {
+		e.content(store.Snapshot{}) // a file store that is not there yet
+		e.skip("store latency", "there is nothing to read yet")
+		e.skip("store heartbeat", "there is nothing to read yet")
+		return false
+	}
 	if err != nil {
 		remedy := "check that it runs, the address, and the login"
 		switch {
