@@ -150,7 +150,7 @@ func (e *examination) hidePasswords(urls ...string) {
 		if _, query, ok := strings.Cut(rest, "?"); ok {
 			values, _ := url.ParseQuery(query)
 			for name, list := range values {
-				if strings.Contains(name, "password") || strings.Contains(name, "token") || strings.Contains(name, "secret") {
+				if sensitive(name) {
 					for _, value := range list {
 						e.hide(value)
 						e.hide(url.QueryEscape(value))
