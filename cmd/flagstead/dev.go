@@ -121,7 +121,7 @@ func (c *devCmd) report(con *console, rev store.Rev) func(store.Snapshot, error)
 		if err != nil {
 			if text := err.Error(); text != last { // a broken file is looked at again and again
 				last = text
-				fmt.Fprintf(con.err, "%s  %v; still serving what was there before\n", now, err)
+				con.alert("%v; still serving what was there before", err)
 			}
 			return
 		}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/redis/go-redis/v9"
@@ -27,6 +28,7 @@ type cli struct {
 	Eval   evalCmd   `cmd:"" help:"Evaluate one flag, or all flags, for a user."`
 	Watch  watchCmd  `cmd:"" help:"Print each change of a flag, with its latency."`
 	Verify verifyCmd `cmd:"" help:"Run files of evaluation cases; exit 1 if one fails."`
+	Doctor doctorCmd `cmd:"" help:"Examine the way to FeatBit and a store: a verdict and a remedy for each step."`
 	Demo   demoCmd   `cmd:"" help:"Show the whole path at work: one syncer writes, four workers read."`
 
 	Revisions revisionsCmd `cmd:"" help:"List the last revisions of a store."`
@@ -39,7 +41,7 @@ type cli struct {
 
 	DemoWorker demoWorkerCmd `cmd:"" hidden:""`
 
-	Verbose bool             `short:"v" help:"Log changes of state to stderr."`
+	Logging logging          `embed:""`
 	Version kong.VersionFlag `help:"Print the version."`
 }
 
@@ -48,26 +50,9 @@ type console struct {
 	in       io.Reader
 	out, err io.Writer
 	log      *slog.Logger
+	asked    bool            // log is what was asked for, and not silence
+	json     bool            // stderr is for programs: one object per line
 	typed    map[string]bool // flags that were given as arguments, by name: they go before the environment
-}
-
-// warnings returns a log that people should see without asking for one.
-func (c *console) warnings() *slog.Logger {
-	plain := func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
-			return slog.Attr{}
-		}
-		return a
-	}
-	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: plain}))
-}
-
-// loud returns the log that was asked for, or that of warnings.
-func (c *console) loud() *slog.Logger {
-	if c.log.Enabled(context.Background(), slog.LevelInfo) {
-		return c.log
-	}
-	return c.warnings()
 }
 
 // endWith returns a context that ends with in, too. The goroutine that reads it
@@ -79,6 +64,26 @@ func endWith(ctx context.Context, in io.Reader) (context.Context, context.Cancel
 		cancel()
 	}()
 	return ctx, cancel
+}
+
+// complain says why a command ends, as its log is written.
+func (c *console) complain(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if c.json {
+		slog.New(newHandler(c.err, true, slog.LevelError)).Error("flagstead ends", "error", text)
+		return
+	}
+	fmt.Fprintf(c.err, "flagstead: %s\n", text)
+}
+
+// alert says what happened while a command runs on, as its log is written.
+func (c *console) alert(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if c.json {
+		c.log.Warn(text)
+		return
+	}
+	fmt.Fprintf(c.err, "%s  %s\n", time.Now().Format("15:04:05"), text)
 }
 
 func (c *console) printf(format string, args ...any) { fmt.Fprintf(c.out, format, args...) }
@@ -154,13 +159,11 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 			con.typed[p.Flag.Name] = true
 		}
 	}
-	if c.Verbose {
-		con.log = slog.New(slog.NewTextHandler(errOut, nil))
-	}
+	c.Logging.set(con)
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	err = parsed.Run(con)
 	if _, ok := errors.AsType[usageError](err); ok {
-		fmt.Fprintf(errOut, "flagstead: %v (see flagstead --help)\n", err)
+		con.complain("%v (see flagstead --help)", err)
 		return exitUsage
 	}
 	switch {
@@ -169,10 +172,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	case errors.Is(err, errSilent):
 		return exitFailure
 	case errors.Is(err, errInterrupted):
-		fmt.Fprintf(errOut, "flagstead: %v\n", err)
+		con.complain("%v", err)
 		return exitInterrupted
 	}
-	fmt.Fprintf(errOut, "flagstead: %v\n", err)
+	con.complain("%v", err)
 	return exitFailure
 }
 

@@ -75,7 +75,6 @@ func (c *watchCmd) begin(con *console, client *sdk.Client, u *sdk.User) {
 func (c *watchCmd) report(con *console, gone chan<- error) func(sdk.Status) {
 	trouble := ""
 	return func(s sdk.Status) {
-		now := time.Now().Format("15:04:05")
 		switch {
 		case s.State == sdk.Off:
 			select {
@@ -84,11 +83,11 @@ func (c *watchCmd) report(con *console, gone chan<- error) func(sdk.Status) {
 			}
 		case s.State == sdk.OK && trouble != "":
 			trouble = ""
-			fmt.Fprintf(con.err, "%s  ok again\n", now)
+			con.alert("ok again")
 		case s.State == sdk.Interrupted && s.Err != nil: // without, the first flags just came
 			if text := storeWords(s.Err).Error(); text != trouble {
 				trouble = text
-				fmt.Fprintf(con.err, "%s  interrupted: %s\n", now, text)
+				con.alert("interrupted: %s", text)
 			}
 		}
 	}
