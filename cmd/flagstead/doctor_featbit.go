@@ -151,12 +151,12 @@ func (s *server) newClient(config *tls.Config) *http.Client {
 	}
 }
 
-// A place is what a connection is opened to first: the server or a proxy.
-type place struct{ host, port, kind string }
+// A peer is what a connection is opened to first: the server or a proxy.
+type peer struct{ host, port, kind string }
 
-func (e *examination) hop(_ context.Context, s *server) (place, bool) {
+func (e *examination) hop(_ context.Context, s *server) (peer, bool) {
 	e.began = time.Now()
-	target := place{s.base.Hostname(), cmp.Or(s.base.Port(), map[string]string{"http": "80", "https": "443"}[s.base.Scheme]), "FeatBit"}
+	target := peer{s.base.Hostname(), cmp.Or(s.base.Port(), map[string]string{"http": "80", "https": "443"}[s.base.Scheme]), "FeatBit"}
 	proxy, err := s.proxy(s.base)
 	switch {
 	case err != nil:
@@ -171,10 +171,10 @@ func (e *examination) hop(_ context.Context, s *server) (place, bool) {
 	}
 	e.ok("proxy", "connections to %s go through %s (HTTP_PROXY, HTTPS_PROXY, NO_PROXY)", target.host, proxy.Redacted())
 	port := cmp.Or(proxy.Port(), map[string]string{"http": "80", "https": "443", "socks5": "1080"}[proxy.Scheme])
-	return place{proxy.Hostname(), port, "the proxy"}, true
+	return peer{proxy.Hostname(), port, "the proxy"}, true
 }
 
-func (e *examination) resolve(ctx context.Context, to place) bool {
+func (e *examination) resolve(ctx context.Context, to peer) bool {
 	ctx, cancel := e.start(ctx)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupHost(ctx, to.host)
@@ -187,7 +187,7 @@ func (e *examination) resolve(ctx context.Context, to place) bool {
 	return true
 }
 
-func (e *examination) connect(ctx context.Context, to place) bool {
+func (e *examination) connect(ctx context.Context, to peer) bool {
 	ctx, cancel := e.start(ctx)
 	defer cancel()
 	addr := net.JoinHostPort(to.host, to.port)

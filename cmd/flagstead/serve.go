@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -21,13 +20,11 @@ type serveCmd struct {
 	Config string `short:"c" env:"FLAGSTEAD_CONFIG" placeholder:"FILE" type:"path" required:"" help:"Configuration, see docs/operations.md. It is read again when it changes and on SIGHUP."`
 	Check  bool   `help:"Only say whether the configuration is right."`
 
-	URL       string `env:"FLAGSTEAD_URL" placeholder:"URL" help:"FeatBit's evaluation server, in place of featbit.url."`
-	Events    string `env:"FLAGSTEAD_EVENTS_URL" placeholder:"URL" help:"Where events go, in place of featbit.events."`
-	Listen    string `env:"FLAGSTEAD_LISTEN" placeholder:"ADDR" help:"Where SDKs are served, in place of relay.listen."`
-	Admin     string `env:"FLAGSTEAD_ADMIN_LISTEN" placeholder:"ADDR" help:"Where operators look, in place of admin.listen; off for nowhere."`
-	State     string `env:"FLAGSTEAD_STATE" placeholder:"DIR" type:"path" help:"Directory for what must survive a restart, in place of state."`
-	LogFormat string `env:"FLAGSTEAD_LOG_FORMAT" placeholder:"FORMAT" help:"text or json, in place of log.format."`
-	LogLevel  string `env:"FLAGSTEAD_LOG_LEVEL" placeholder:"LEVEL" help:"debug, info, warn or error, in place of log.level."`
+	URL    string `env:"FLAGSTEAD_URL" placeholder:"URL" help:"FeatBit's evaluation server, in place of featbit.url."`
+	Events string `env:"FLAGSTEAD_EVENTS_URL" placeholder:"URL" help:"Where events go, in place of featbit.events."`
+	Listen string `env:"FLAGSTEAD_LISTEN" placeholder:"ADDR" help:"Where SDKs are served, in place of relay.listen."`
+	Admin  string `env:"FLAGSTEAD_ADMIN_LISTEN" placeholder:"ADDR" help:"Where operators look, in place of admin.listen; off for nowhere."`
+	State  string `env:"FLAGSTEAD_STATE" placeholder:"DIR" type:"path" help:"Directory for what must survive a restart, in place of state."`
 
 	EndWithStdin bool `hidden:"" help:"End when standard input does, as a child of a program that may crash."`
 }
@@ -46,10 +43,7 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 		con.printf("%s is right: %s\n", c.Config, cfg.Summary())
 		return nil
 	}
-	log, err := newLog(con.err, cfg.Log)
-	if err != nil {
-		return err
-	}
+	log := c.log(con, cfg.Log)
 	if c.EndWithStdin {
 		var cancel context.CancelFunc
 		ctx, cancel = endWith(ctx, con.in)
@@ -101,7 +95,7 @@ func (c *serveCmd) read() (*fleet.Config, error) {
 		field *string
 	}{
 		{c.URL, &cfg.FeatBit.URL}, {c.Events, &cfg.FeatBit.Events}, {c.Listen, &cfg.Relay.Listen}, {c.Admin, &cfg.Admin.Listen},
-		{c.State, &cfg.State}, {c.LogFormat, &cfg.Log.Format}, {c.LogLevel, &cfg.Log.Level},
+		{c.State, &cfg.State},
 	} {
 		if o.given != "" {
 			*o.field = o.given
@@ -156,18 +150,12 @@ func (c *serveCmd) watch(ctx context.Context, f *fleet.Fleet, log *slog.Logger, 
 	}
 }
 
-// newLog returns the log of a program that runs for long.
-func newLog(w interface{ Write([]byte) (int, error) }, l fleet.Log) (*slog.Logger, error) {
+// log returns the log that the command line or else the configuration asks for.
+func (c *serveCmd) log(con *console, l fleet.Log) *slog.Logger {
+	if con.asked {
+		return con.log
+	}
 	var level slog.Level
-	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
-		return nil, fmt.Errorf("log.level: %q is none of debug, info, warn and error", l.Level)
-	}
-	o := &slog.HandlerOptions{Level: level}
-	switch l.Format {
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, o)), nil
-	case "text":
-		return slog.New(slog.NewTextHandler(w, o)), nil
-	}
-	return nil, errors.New("log.format: " + l.Format + " is neither text nor json")
+	_ = level.UnmarshalText([]byte(l.Level)) // Complete has looked at it
+	return slog.New(newHandler(con.err, l.Format == "json", level))
 }

@@ -310,6 +310,12 @@ func (c *Config) relativeTo(dir string) {
 func (c *Config) Complete() error {
 	c.Admin.Listen = cmp.Or(c.Admin.Listen, "127.0.0.1:6101")
 	c.Log.Format, c.Log.Level = cmp.Or(c.Log.Format, "text"), cmp.Or(c.Log.Level, "info")
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		return fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format)
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
+		return fmt.Errorf("log.level: %q is none of debug, info, warn and error", c.Log.Level)
+	}
 	if len(c.Environments) == 0 && c.RelayProxy == nil {
 		return errors.New("there is nothing to do: no environments and no relay-proxy")
 	}

@@ -109,6 +109,8 @@ func TestReadSaysWhatIsWrong(t *testing.T) {
 		{"same store", url + "defaults: {store: 'redis://:pass-word@localhost/0'}\nenvironments: [{name: a, secret: " + serverSecret + "}, {name: b, secret: " + otherSecret + "}]", "has the same store"},
 		{"two environments", url + store + "environments: [{name: a, secret: " + serverSecret + ", client-secret: " + otherSecret + "}]", "its secrets are of different environments"},
 		{"poll", url + store + "environments: [{name: a, poll: often, secret: " + serverSecret + "}]", `"often" is none of`},
+		{"log format", "log: {format: xml}", `log.format: "xml"`},
+		{"log level", "log: {level: loud}", `log.level: "loud"`},
 		{"URL", "featbit: {url: featbit.example}\n" + store + "environments: [{name: a, secret: " + serverSecret + "}]", "featbit.url"},
 		{"key", url + store + "relay-proxy: {key: " + serverSecret + "}", "those begin with rp-"},
 		{"no key", url + store + "relay-proxy: {agent-id: a}", "relay-proxy: no key"},
