@@ -21,6 +21,7 @@ import (
 
 	"github.com/flagstead/flagstead/internal/protocol"
 	"github.com/flagstead/flagstead/internal/wire"
+	"github.com/flagstead/flagstead/metrics"
 	"github.com/flagstead/flagstead/store"
 )
 
@@ -740,4 +741,17 @@ func (p *Proxy) Status() ProxyStatus {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
 	})
 	return st
+}
+
+// MetricGroups returns the numbers of each environment whose store is open, with the
+// label env, which is its name. It does not block.
+func (p *Proxy) MetricGroups() []metrics.Group {
+	var groups []metrics.Group
+	for _, e := range p.ready() {
+		e.mu.Lock()
+		name := e.env.Name()
+		e.mu.Unlock()
+		groups = append(groups, metrics.Group{Labels: metrics.Labels{"env": name}, Measurements: e.syncer.Metrics()})
+	}
+	return groups
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/flagstead/flagstead/internal/forward"
 	"github.com/flagstead/flagstead/relay"
 	"github.com/flagstead/flagstead/syncer"
 )
@@ -17,7 +18,9 @@ type Status struct {
 	Stopping     bool                `json:"stopping,omitempty"`
 	Reloads      int64               `json:"reloads"`
 	Environments []EnvironmentStatus `json:"environments"`
+	RelayProxy   *ProxyStatus        `json:"relayProxy,omitempty"`
 	Relay        *relay.Stats        `json:"relay,omitempty"`
+	Events       *forward.Stats      `json:"events,omitempty"`
 }
 
 // An EnvironmentStatus tells how one environment stands.
@@ -48,6 +51,7 @@ func (e *environment) status() EnvironmentStatus {
 
 func (e *EnvironmentStatus) syncer(s syncer.Status) {
 	e.State = s.State.String()
+	e.Frozen = s.Frozen != nil
 	if !s.Confirmed.IsZero() {
 		e.Confirmed = &s.Confirmed
 	}
@@ -61,6 +65,14 @@ func (f *Fleet) Status() Status {
 	st := Status{Version: f.opts.Version, Since: f.started, Readiness: f.readiness(), Stopping: f.draining.Load(), Reloads: f.reloads.Load(), Environments: []EnvironmentStatus{}}
 	for _, e := range f.all() {
 		st.Environments = append(st.Environments, e.status())
+	}
+	if f.proxy != nil {
+		st.Environments = append(st.Environments, f.proxy.environments()...)
+		st.RelayProxy = f.proxy.status()
+	}
+	if f.events != nil {
+		s := f.events.Stats()
+		st.Events = &s
 	}
 	if f.relay != nil {
 		s := f.relay.Stats()
@@ -93,6 +105,9 @@ func (f *Fleet) readiness() string {
 	var all []EnvironmentStatus
 	for _, e := range f.all() {
 		all = append(all, e.status())
+	}
+	if f.proxy != nil {
+		all = append(all, f.proxy.environments()...)
 	}
 	ready := 0
 	for _, e := range all {

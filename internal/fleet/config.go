@@ -405,7 +405,7 @@ func (e *Environment) complete(c *Config) (err error) {
 	if strings.Contains(e.Store, "{id}") && e.id == "" {
 		return errors.New("its store needs an id, which only a secret tells")
 	}
-	e.Store = place(e.Store, e.Name, e.id)
+	e.Store = locate(e.Store, e.Name, e.id)
 	switch {
 	case e.Sync != nil && !*e.Sync:
 	case c.FeatBit.URL == "":
@@ -473,8 +473,8 @@ func (s *Settings) inherit(d Settings) error {
 	return nil
 }
 
-// place returns the URL of an environment's store.
-func place(pattern, name, id string) string {
+// locate returns the URL of an environment's store.
+func locate(pattern, name, id string) string {
 	escaped := url.QueryEscape(name)
 	if _, query, ok := strings.Cut(pattern, "?"); !ok || !strings.Contains(query, "{env}") {
 		escaped = strings.Map(func(r rune) rune {

@@ -229,6 +229,10 @@ func syncConfig(s Settings, f FeatBit) (syncer.Config, error) {
 	cfg := syncer.Config{
 		Reconcile: time.Duration(s.Reconcile),
 		Guard:     syncer.Guard{Off: s.Guard.Off, MaxRemoved: float64(s.Guard.MaxRemoved), Wait: time.Duration(s.Guard.Wait)},
+		History:   defaultHistory,
+	}
+	if s.History != nil {
+		cfg.History = *s.History
 	}
 	var err error
 	cfg.TLS, err = f.TLS.config()

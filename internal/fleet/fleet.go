@@ -59,6 +59,8 @@ type Fleet struct {
 	log  *slog.Logger
 
 	relay   *relay.Relay // nil: none
+	events  *events      // nil: they are not forwarded
+	proxy   *proxy       // nil: none
 	numbers *numbers
 
 	reload sync.Mutex // one Reload at a time; guards cfg
@@ -89,8 +91,17 @@ func New(cfg *Config, o Options) (*Fleet, error) {
 	if f.numbers, err = newNumbers(f); err != nil {
 		return nil, err
 	}
+	if cfg.RelayProxy != nil {
+		if f.proxy, err = newProxy(f, cfg); err != nil {
+			return nil, err
+		}
+	}
+	if f.events, err = newEvents(f, cfg); err != nil {
+		return nil, err
+	}
 	if cfg.Relay.Listen != "" {
 		if f.relay, err = f.newRelay(cfg); err != nil {
+			f.events.abandon()
 			return nil, err
 		}
 	}
@@ -107,11 +118,13 @@ const shutdownPatience = 10 * time.Second
 func (f *Fleet) Run(ctx context.Context) (err error) {
 	admin, err := listen("admin.listen", f.cfg.Admin.Listen)
 	if err != nil {
+		f.events.abandon()
 		return err
 	}
 	front, err := listen("relay.listen", f.cfg.Relay.Listen)
 	if err != nil {
 		closeListener(admin)
+		f.events.abandon()
 		return err
 	}
 	var servers sync.WaitGroup
@@ -137,6 +150,10 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 		stopFront = f.serve(&servers, front, f.relay, f.cfg.Relay.TLS)
 	}
 	defer stopFront()
+	if f.proxy != nil {
+		f.running.Go(func() { f.proxy.runs(envCtx) })
+	}
+	f.events.start()
 	if f.opts.Ready != nil {
 		f.opts.Ready(Addresses{Relay: address(front), Admin: address(admin)})
 	}
@@ -152,6 +169,7 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 	f.ctx = nil // no environment starts any more
 	f.mu.Unlock()
 	f.running.Wait()
+	f.events.stop()
 	f.closeStores()
 	return nil
 }
@@ -309,6 +327,9 @@ func (f *Fleet) closeStores() {
 	for _, e := range f.all() {
 		e.closeStore()
 	}
+	if f.proxy != nil {
+		f.proxy.closeStores()
+	}
 }
 
 // Reconcile asks FeatBit for everything, for one environment or, with "", for all.
@@ -319,6 +340,9 @@ func (f *Fleet) Reconcile(name string) bool {
 		if name == "" || name == e.name {
 			found = e.reconcile() || found
 		}
+	}
+	if f.proxy != nil && f.proxy.reconcile(name) {
+		found = true
 	}
 	return found
 }

@@ -55,6 +55,12 @@ func (f *Fleet) Metrics() []metrics.Measurement {
 	if f.relay != nil {
 		m = append(m, f.relay.Metrics()...)
 	}
+	if f.events != nil {
+		m = append(m, f.events.Metrics()...)
+	}
+	if f.proxy != nil {
+		m = append(m, f.proxy.metrics()...)
+	}
 	return m
 }
 
@@ -71,6 +77,9 @@ func (f *Fleet) MetricGroups() []metrics.Group {
 	}
 	if f.relay != nil {
 		groups = append(groups, f.relay.MetricGroups()...)
+	}
+	if f.proxy != nil {
+		groups = append(groups, f.proxy.metricGroups()...)
 	}
 	return groups
 }

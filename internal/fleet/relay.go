@@ -24,6 +24,12 @@ func (f *Fleet) newRelay(cfg *Config) (*relay.Relay, error) {
 			Evaluate:  cfg.Relay.RateLimits.Evaluate,
 		},
 	}
+	if f.events != nil {
+		rc.Insights = sink{f.events}
+	}
+	if f.proxy != nil {
+		rc.SecretsPending = f.proxy.pending
+	}
 	return relay.New(rc)
 }
 
@@ -42,6 +48,9 @@ func (f *Fleet) publish() {
 			continue
 		}
 		served = append(served, relay.Environment{ID: p.id, Name: p.Name, Store: e.reader(), Secrets: server, ClientSecrets: client})
+	}
+	if f.proxy != nil {
+		served = append(served, f.proxy.served()...)
 	}
 	if err := f.relay.Set(served); err != nil {
 		f.log.Error("the relay does not take the environments", "error", err)
