@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	// maxGroup is how many revisions a whole state and the deltas that follow it
-	// make at most: putting a state together costs so much at most.
-	maxGroup = 16
+	// minGroup is how many revisions a whole state and the deltas that follow it may
+	// make at least; they make as many as are to be kept if that is more. A whole
+	// state costs much, a delta next to nothing.
+	minGroup = 16
 
 	// maxKeys is how many changed items a Revision names.
 	maxKeys = 8
@@ -46,6 +47,8 @@ func Next(have []store.Revision, r store.Record, k store.Keep, now time.Time) (S
 	if r.Rev == "" {
 		return Step{}, errors.New("a record without a Rev")
 	}
+	k.Revisions = cmp.Or(max(k.Revisions, 0), defaultRevisions)
+	k.Bytes = cmp.Or(max(k.Bytes, 0), defaultBytes)
 	var last store.Revision
 	if len(have) > 0 {
 		last = have[len(have)-1]
@@ -62,7 +65,7 @@ func Next(have []store.Revision, r store.Record, k store.Keep, now time.Time) (S
 	case !r.Whole && len(r.Items) == 0:
 		last.Rev = r.Rev
 		return Step{Revision: last}, nil
-	case !r.Whole && groupFull(have):
+	case !r.Whole && groupFull(have, max(minGroup, k.Revisions)):
 		return Step{}, store.ErrWholeWanted
 	}
 	body, err := encode(r.Items)
@@ -81,13 +84,14 @@ func Next(have []store.Revision, r store.Record, k store.Keep, now time.Time) (S
 	return Step{Revision: next, Body: body, Drop: drop(append(slices.Clone(have), next), k)}, nil
 }
 
-// groupFull reports whether enough deltas follow the last whole state.
-func groupFull(have []store.Revision) bool {
+// groupFull reports whether enough deltas follow the last whole state: most, or as
+// much as that has.
+func groupFull(have []store.Revision, most int) bool {
 	n, size := 0, int64(0)
 	for i := len(have) - 1; i >= 0; i-- {
 		n++
 		if have[i].Whole {
-			return n >= maxGroup || size > max(have[i].Size, 64<<10)
+			return n >= most || size > max(have[i].Size, 64<<10)
 		}
 		size += have[i].Size
 	}
@@ -97,8 +101,6 @@ func groupFull(have []store.Revision) bool {
 // drop returns the numbers of what all has too much: groups from the oldest on,
 // since a delta is worth nothing without what it follows.
 func drop(all []store.Revision, k store.Keep) []uint64 {
-	k.Revisions = cmp.Or(max(k.Revisions, 0), defaultRevisions)
-	k.Bytes = cmp.Or(max(k.Bytes, 0), defaultBytes)
 	size := int64(0)
 	for _, r := range all {
 		size += r.Size
@@ -252,7 +254,7 @@ func decode(body []byte) ([]store.Item, error) {
 	}
 	d := decoder{text}
 	n := d.uvarint()
-	items := make([]store.Item, 0, min(n, uint64(len(text))))
+	items := make([]store.Item, 0, min(n, uint64(len(text)/5)))
 	for range n {
 		it := store.Item{Kind: store.Kind(d.byte())}
 		it.Archived = d.byte() == 1

@@ -21,16 +21,19 @@ const (
 	syncerRules = `resetchannels &{flagstead:prod}:c ~{flagstead:prod}:* -@all ` +
 		`+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping ` +
 		`+evalsha +eval +hset +hdel +zadd +rename +unlink +expire +pexpire +persist +publish`
+	reporterRules = `resetchannels &{flagstead:prod}:c %R~{flagstead:prod}:* ~{flagstead:prod}:r -@all ` +
+		`+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping ` +
+		`+evalsha +eval +hset +hdel +pexpire`
 	clusterRules  = `+cluster|slots`
 	sentinelRules = `resetchannels &+switch-master &+replica-reconf-done resetkeys -@all ` +
 		`+sentinel|get-master-addr-by-name +sentinel|sentinels +subscribe +ping`
 )
 
-// setUsers makes the users "reader" and "syncer" on servers.
+// setUsers makes the users "reader", "syncer" and "reporter" on servers.
 func setUsers(t *testing.T, more string, servers ...*redistest.Server) {
 	t.Helper()
 	for _, srv := range servers {
-		for name, rules := range map[string]string{"reader": readerRules, "syncer": syncerRules} {
+		for name, rules := range map[string]string{"reader": readerRules, "syncer": syncerRules, "reporter": reporterRules} {
 			srv.Must(t, append([]string{"ACL", "SETUSER", name, "reset", "on", ">s3cret"}, strings.Fields(rules+" "+more)...)...)
 		}
 	}
@@ -47,7 +50,7 @@ func TestRulesAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := strings.Join(strings.Fields(strings.ReplaceAll(string(text), "//", " ")), " ")
-	for _, rules := range []string{readerRules, syncerRules, clusterRules, sentinelRules} {
+	for _, rules := range []string{readerRules, syncerRules, reporterRules, clusterRules, sentinelRules} {
 		if !strings.Contains(doc, rules) {
 			t.Errorf("doc.go lacks %q", rules)
 		}
@@ -102,6 +105,8 @@ func leastPrivilege(t *testing.T, raw string, admin goredis.UniversalClient) {
 	apply(t, syncer, false, flag("c", 2, "2"))
 	<-syncerWatch
 
+	operate(t, syncer, reader, as(t, raw, "reporter", "prod"))
+
 	// The reader writes nothing, by none of the store's ways nor by its own.
 	before := load(t, reader, "")
 	for _, c := range []store.Change{{Items: []store.Item{flag("a", 9, "9")}}, {Full: true}, {Full: true, Items: []store.Item{flag("a", 9, "9")}}} {
@@ -109,6 +114,10 @@ func leastPrivilege(t *testing.T, raw string, admin goredis.UniversalClient) {
 		wantErr(t, err, nil, "the user lacks a permission", "NOPERM")
 	}
 	wantErr(t, reader.WriteHeartbeat(bounded(t), store.Heartbeat{Writer: "x"}), nil, "the user lacks a permission")
+	wantErr(t, reader.WriteControl(bounded(t), store.Control{Frozen: true}), nil, "the user lacks a permission")
+	wantErr(t, reader.WriteReport(bounded(t), store.Report{Reader: "x"}), nil, "the user lacks a permission")
+	_, err = reader.AppendRevision(bounded(t), store.Record{Rev: "x", Whole: true, After: 2}, store.Keep{})
+	wantErr(t, err, nil, "the user lacks a permission")
 	r := reader.client
 	for name, err := range map[string]error{
 		"HSET":                 r.HSet(bounded(t), reader.data, "f:a", "9|0|9").Err(),
@@ -141,6 +150,49 @@ func leastPrivilege(t *testing.T, raw string, admin goredis.UniversalClient) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// operate does what operators do, and what readers report to them.
+func operate(t *testing.T, syncer, reader, reporter *Store) {
+	t.Helper()
+	record := store.Record{Rev: "r1", Whole: true, Items: []store.Item{flag("a", 1, "1")}}
+	for n := range uint64(2) {
+		record.After, record.Rev = n, store.Rev(rune('x'+n))
+		if _, err := syncer.AppendRevision(bounded(t), record, store.Keep{Revisions: 1}); err != nil {
+			t.Error(err)
+		}
+	}
+	if snap, err := reader.At(bounded(t), 2); err != nil || len(snap.Items) != 1 {
+		t.Errorf("%+v, %v", snap, err)
+	}
+	if err := syncer.WriteControl(bounded(t), store.Control{Frozen: true, Reason: "r"}); err != nil {
+		t.Error(err)
+	}
+	if c, err := reader.ReadControl(bounded(t)); err != nil || c.Reason != "r" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := syncer.Apply(bounded(t), store.Change{Full: true}); !errors.Is(err, store.ErrFrozen) {
+		t.Error(err)
+	}
+	if err := syncer.WriteControl(bounded(t), store.Control{}); err != nil {
+		t.Error(err)
+	}
+	for _, state := range []string{"ok", "off", "ok"} {
+		if err := reporter.WriteReport(bounded(t), store.Report{Reader: "r1", State: state}); err != nil {
+			t.Error(err)
+		}
+	}
+	if all, err := reader.ReadReports(bounded(t)); err != nil || len(all) != 1 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	_, err := reporter.Apply(bounded(t), store.Change{Items: []store.Item{flag("a", 99, "9")}})
+	wantErr(t, err, nil, "the user lacks a permission")
+	wantErr(t, reporter.WriteControl(bounded(t), store.Control{Frozen: true}), nil, "the user lacks a permission")
+	_, err = reporter.AppendRevision(bounded(t), store.Record{Rev: "z", Whole: true, After: 2}, store.Keep{})
+	wantErr(t, err, nil, "the user lacks a permission")
+	if err := reporter.client.HSet(bounded(t), reporter.data, "f:a", "9|0|9").Err(); err == nil {
+		t.Error("a reporting reader may write flags")
 	}
 }
 

@@ -67,7 +67,14 @@
 //	+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping
 //	+evalsha +eval +hset +hdel +zadd +rename +unlink +expire +pexpire +persist +publish
 //
-// Both need +select for a database other than 0, +client|setname for client_name,
+// can do all that, and keep a history; it is an operator's, too, who freezes and
+// rolls back. A reader that reports which state it works on writes one key:
+//
+//	resetchannels &{flagstead:prod}:c %R~{flagstead:prod}:* ~{flagstead:prod}:r -@all
+//	+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping
+//	+evalsha +eval +hset +hdel +pexpire
+//
+// All need +select for a database other than 0, +client|setname for client_name,
 // +info for the warning of [Options], and on a cluster, on every node,
 //
 //	+cluster|slots

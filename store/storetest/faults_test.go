@@ -27,7 +27,7 @@ var errBroken = errors.New("broken on purpose")
 
 // faults has at least one fault for every case.
 var faults = slices.Concat(mergeFaults, fullFaults, loadFaults, dataFaults, commitFaults, callFaults, watchFaults, versionFaults,
-	cancelFaults, wakeFaults, heartbeatFaults, processFaults, outageFaults, spoilFaults, largeFaults)
+	cancelFaults, wakeFaults, heartbeatFaults, controlFaults, historyFaults, reportFaults, processFaults, outageFaults, spoilFaults, largeFaults)
 
 var mergeFaults = []fault{{
 	name: "the last write wins",

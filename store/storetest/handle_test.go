@@ -119,6 +119,14 @@ type handle struct {
 
 	readBeat  func(context.Context) (store.Heartbeat, error)
 	writeBeat func(context.Context, store.Heartbeat) error
+
+	readControl    func(context.Context) (store.Control, error)
+	writeControl   func(context.Context, store.Control) error
+	revisions      func(context.Context) ([]store.Revision, error)
+	at             func(context.Context, uint64) (store.Snapshot, error)
+	appendRevision func(context.Context, store.Record, store.Keep) (store.Revision, error)
+	readReports    func(context.Context) ([]store.Report, error)
+	writeReport    func(context.Context, store.Report) error
 }
 
 func newHandle(p *place, writes, second bool) *handle {
@@ -176,8 +184,83 @@ func newHandle(p *place, writes, second bool) *handle {
 		}
 		return p.store().WriteHeartbeat(ctx, beat)
 	}
+	h.beside(writes)
 	return h
 }
+
+// beside gives h what is no content.
+func (h *handle) beside(writes bool) {
+	p := h.place
+	open := func() error {
+		if h.life.Err() != nil {
+			return store.ErrClosed
+		}
+		return nil
+	}
+	h.readControl = func(ctx context.Context) (c store.Control, err error) {
+		if err = open(); err == nil {
+			c, err = p.store().ReadControl(ctx)
+		}
+		return c, err
+	}
+	h.writeControl = func(ctx context.Context, c store.Control) error {
+		if err := open(); err != nil {
+			return err
+		}
+		return p.store().WriteControl(ctx, c)
+	}
+	h.revisions = func(ctx context.Context) (all []store.Revision, err error) {
+		if err = open(); err == nil {
+			all, err = p.store().Revisions(ctx)
+		}
+		return all, err
+	}
+	h.at = func(ctx context.Context, n uint64) (snap store.Snapshot, err error) {
+		if err = open(); err == nil {
+			snap, err = p.store().At(ctx, n)
+		}
+		return snap, err
+	}
+	h.appendRevision = func(ctx context.Context, r store.Record, k store.Keep) (rev store.Revision, err error) {
+		if err = open(); err == nil && !writes {
+			err = store.ErrReadOnly
+		}
+		if err == nil {
+			rev, err = p.store().AppendRevision(ctx, r, k)
+		}
+		return rev, err
+	}
+	h.readReports = func(ctx context.Context) (all []store.Report, err error) {
+		if err = open(); err == nil {
+			all, err = p.store().ReadReports(ctx)
+		}
+		return all, err
+	}
+	h.writeReport = func(ctx context.Context, r store.Report) error {
+		if err := open(); err != nil {
+			return err
+		}
+		return p.store().WriteReport(ctx, r)
+	}
+}
+
+func (h *handle) ReadControl(ctx context.Context) (store.Control, error) { return h.readControl(ctx) }
+
+func (h *handle) WriteControl(ctx context.Context, c store.Control) error {
+	return h.writeControl(ctx, c)
+}
+
+func (h *handle) Revisions(ctx context.Context) ([]store.Revision, error) { return h.revisions(ctx) }
+
+func (h *handle) At(ctx context.Context, n uint64) (store.Snapshot, error) { return h.at(ctx, n) }
+
+func (h *handle) AppendRevision(ctx context.Context, r store.Record, k store.Keep) (store.Revision, error) {
+	return h.appendRevision(ctx, r, k)
+}
+
+func (h *handle) ReadReports(ctx context.Context) ([]store.Report, error) { return h.readReports(ctx) }
+
+func (h *handle) WriteReport(ctx context.Context, r store.Report) error { return h.writeReport(ctx, r) }
 
 func (h *handle) ReadHeartbeat(ctx context.Context) (store.Heartbeat, error) { return h.readBeat(ctx) }
 
