@@ -58,11 +58,11 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 	case problem != nil:
 	case !r.allowed(w, cred.env.limits.streaming):
 		return
-	case r.cfg.MaxConnections > 0 && cred.env.conns.Load() >= int64(r.cfg.MaxConnections):
-		r.unavailable(w)
-		return
 	case cred.kind == client && r.foreign(req):
 		http.Error(w, "the origin is not allowed", http.StatusForbidden)
+		return
+	case !cred.env.reserve():
+		r.unavailable(w)
 		return
 	}
 	// Clients correct the time in their tokens by the Date, which net/http adds
@@ -71,6 +71,9 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 	ws, err := r.upgrader.Upgrade(w, req, date)
 	if err != nil {
 		r.log.Debug("relay: upgrade", "remote", req.RemoteAddr, "error", err)
+		if problem == nil {
+			cred.env.release()
+		}
 		return
 	}
 	c := &conn{
@@ -89,6 +92,9 @@ func (r *Relay) stream(w http.ResponseWriter, req *http.Request) {
 		r.counters.accepted.Add(1)
 	}
 	if !r.admit(c) {
+		if problem == nil {
+			cred.env.release()
+		}
 		_ = c.nc.SetWriteDeadline(time.Now().Add(closeGrace))
 		_, _ = c.nc.Write(closeFrame(websocket.CloseGoingAway, ""))
 		_ = c.nc.Close()
@@ -241,7 +247,7 @@ func (c *conn) sync(req request) error {
 // it may have been replaced.
 const enough = 64 << 10
 
-// push sends what the SDK lacks of the current view, as far as that can be taken. Entries
+// push sends what the SDK lacks of the current view, unless enough is waiting. Entries
 // of equal version travel together; the second would look old if it came later. An
 // SDK that asked for whole patches gets all of it in one message. The caller holds
 // mu.

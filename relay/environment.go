@@ -89,6 +89,7 @@ type environment struct {
 
 	changes, invalid atomic.Int64
 	conns            atomic.Int64 // open now
+	reserved         atomic.Int64 // open now, or about to be
 
 	shards []shard // of the connections that are open
 	joined atomic.Uint32
@@ -101,6 +102,18 @@ func (r *Relay) newEnvironment(e Environment) *environment {
 	env.name.Store(&e.Name)
 	return env
 }
+
+// reserve makes room for a connection, if there may be another one, until release.
+func (e *environment) reserve() bool {
+	limit := int64(e.relay.cfg.MaxConnections)
+	if n := e.reserved.Add(1); limit > 0 && n > limit {
+		e.reserved.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (e *environment) release() { e.reserved.Add(-1) }
 
 // start begins to follow the store. The caller holds the relay's envMu.
 func (e *environment) start(ctx context.Context) {

@@ -186,8 +186,8 @@ func (c *conn) end() {
 	c.relay.forget(c)
 }
 
-// lockIdle locks mu as soon as nothing is on its way to the SDK, or never will be: an SDK
-// that does not read is not read from. Only the reader may call it.
+// lockIdle locks mu as soon as nothing is on its way to the SDK, or never will be: an
+// SDK that does not read is not read from. Only the reader may call it.
 func (c *conn) lockIdle() {
 	c.mu.Lock()
 	for c.sending && !c.dead {
@@ -275,6 +275,7 @@ func (c *conn) flush() {
 		if err != nil {
 			c.giveUp(err)
 		}
+		c.heard.Store(time.Now().UnixNano()) // whoever accepts data is not silent
 	}
 }
 
@@ -294,8 +295,8 @@ func (c *conn) update() {
 	}
 }
 
-// probe pings the SDK, or ends the connection if it has been silent for too long. While something
-// is on its way the SDK has until then to accept it.
+// probe pings the SDK, or ends the connection if it has been silent for too long. While
+// something is on its way the SDK has a time limit for that.
 func (c *conn) probe(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

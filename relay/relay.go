@@ -351,6 +351,7 @@ func (r *Relay) forget(c *conn) {
 	if !c.reject {
 		c.shard.remove(c)
 		c.env.conns.Add(-1)
+		c.env.release()
 		r.open.Add(-1)
 	}
 	r.running.Done()

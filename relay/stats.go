@@ -43,13 +43,14 @@ type Stats struct {
 
 // EnvironmentStats says how one environment stands.
 type EnvironmentStats struct {
-	ID, Name     string
-	Ready        bool // there is data to serve
-	StoreFailing bool // the last attempt to load or watch failed
-	Flags        int  // served and not archived
-	Segments     int  // served and not archived
-	InvalidItems int  // items in the store that cannot be served
-	Connections  int  // streams open now
+	ID           string // as in Environment
+	Name         string // as in Environment
+	Ready        bool   // there is data to serve
+	StoreFailing bool   // the last attempt to load or watch failed
+	Flags        int    // served and not archived
+	Segments     int    // served and not archived
+	InvalidItems int    // items in the store that cannot be served
+	Connections  int    // streams open now
 	Changes      int64
 	Rev          store.Rev
 
