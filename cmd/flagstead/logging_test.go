@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -160,6 +161,7 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 	}
 	host := strings.TrimPrefix(u, "ws://")
 	bolt := "bolt://" + filepath.Join(t.TempDir(), "x.db")
+	serveQuietly(t, hidden, u, closed.Addr().String(), secret, other, password, user)
 	for name, args := range map[string][]string{
 		"wrong secret":            {"sync", bolt, "--url", u, "--secret", string(other)},
 		"refused":                 {"sync", bolt, "--url", "ws://" + closed.Addr().String(), "--secret", string(secret)},
@@ -186,6 +188,74 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 			t.Errorf("%s: the last record is no error: %s", name, errOut)
 		}
 	}
+}
+
+// serveQuietly runs serve with an environment that works, one whose secret is wrong
+// and one whose store is down, and looks at all that it shows.
+func serveQuietly(t *testing.T, hidden []string, u, closed string, secret, other protocol.Secret, password, user string) {
+	t.Helper()
+	t.Setenv("DOCTOR_TEST_SECRET", string(other))
+	third, err := protocol.NewSecret(protocol.NewEnvID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden = append(hidden, string(third))
+	config := filepath.Join(t.TempDir(), "flagstead.yaml")
+	text := `featbit: {url: ` + u + `}
+relay: {listen: "127.0.0.1:0"}
+admin: {listen: "127.0.0.1:0"}
+environments:
+  - {name: good, secret: ` + string(secret) + `, store: "memory:"}
+  - {name: wrong, secret: "${DOCTOR_TEST_SECRET}", store: "memory:"}
+  - {name: down, secret: ` + string(third) + `, store: "redis://me:` + password + `@` + closed + `"}
+`
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, "--log-format=json", "--log-level=debug", "serve", "--config", config)
+	front, admin := "", ""
+	until(t, "serve says where it serves", func() bool {
+		for line := range strings.Lines(b.err.String()) {
+			var r struct{ Msg, Relay, Admin string }
+			if json.Unmarshal([]byte(line), &r) == nil && r.Msg == "serving" {
+				front, admin = r.Relay, r.Admin
+			}
+		}
+		return front != "" && strings.Contains(b.err.String(), "4003") && strings.Contains(b.err.String(), "items")
+	})
+	for _, token := range []string{protocol.Token(other, time.Now()), protocol.Token(secret, time.Now()), "junk" + user} {
+		conn, _, err := websocket.DefaultDialer.Dial("ws://"+front+"/streaming?type=client&token="+token, nil)
+		if err != nil {
+			continue
+		}
+		conn.WriteMessage(websocket.TextMessage, []byte(`{"messageType":"data-sync","data":{"user":{"keyId":"`+user+`"},"timestamp":0}}`))
+		conn.SetReadDeadline(time.Now().Add(time.Second))
+		conn.ReadMessage()
+		conn.Close()
+	}
+	shown := ""
+	for _, path := range []string{"/status", "/metrics", "/health/readiness"} {
+		resp, err := http.Get("http://" + admin + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || len(body) == 0 {
+			t.Errorf("%s: %v", path, err)
+		}
+		shown += string(body)
+	}
+	if err := os.WriteFile(config, []byte(text+"  - {name: bad, secret: "+string(secret)[:20]+", store: x}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the bad configuration is logged", func() bool { return strings.Contains(b.err.String(), "configuration is wrong") })
+	b.stop()
+	shown += b.out.String() + b.err.String()
+	if found := leaks(shown, hidden...); found != nil {
+		t.Errorf("serve showed %q:\n%s", found, shown)
+	}
+	records(t, b.err.String())
 }
 
 // TestLogOptions: what is logged without a wish, and with each.
