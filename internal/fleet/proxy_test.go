@@ -147,11 +147,11 @@ func TestRelayProxy(t *testing.T) {
 	if _, _, code := f.connect(t, secretOf(t, protocol.NewEnvID())); code != 4003 {
 		t.Errorf("an unknown secret is closed with %d", code)
 	}
-	_, numbers := f.get(t, "/metrics")
 	for _, want := range []string{"flagstead_proxy_connected 1", `flagstead_syncer_ok{env="p:one"} 1`, `flagstead_relay_env_flags{env="p:two"} 1`, "flagstead_metrics_left_out 0"} {
-		if !strings.Contains(numbers, want) {
-			t.Errorf("no %s in the metrics", want)
-		}
+		eventually(t, want, func() bool {
+			_, numbers := f.get(t, "/metrics")
+			return strings.Contains(numbers, want)
+		})
 	}
 	_, status := f.get(t, "/status")
 	if !strings.Contains(status, `"name": "p:one"`) || strings.Contains(status, relayKey) || strings.Contains(status, string(h.envs["one"])) {
