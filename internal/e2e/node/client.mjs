@@ -45,7 +45,25 @@ const typed = {
 const waiting = new Set();
 client.on('update', () => waiting.forEach((ask) => ask()));
 
+// The values that watched flags had for a user, in order, as of each announced update.
+const histories = new Map();
+client.on('update', () => histories.forEach(({ user, seen }, flag) => {
+  client.stringVariation(flag, user, noValue).then((value) => {
+    if (seen.at(-1) !== value) seen.push(value);
+  });
+}));
+
 const requests = {
+  async watch({ flag, user: plain }) {
+    const user = userOf(plain);
+    histories.set(flag, { user, seen: [await client.stringVariation(flag, user, noValue)] });
+    return {};
+  },
+
+  async history({ flag }) {
+    return { values: histories.get(flag).seen };
+  },
+
   async evaluate({ pairs }) {
     const results = [];
     for (const { flag, user: plain, type } of pairs) {

@@ -27,7 +27,23 @@ export function makeDriver(sdk, { secret, url, user }) {
   const waiting = new Set();
   client.on('update', () => waiting.forEach((ask) => ask()));
 
+  // The values that watched flags had, in order, as of each announced update.
+  const histories = new Map();
+  client.on('update', () => histories.forEach((seen, flag) => {
+    const value = client.variation(flag, noValue);
+    if (seen.at(-1) !== value) seen.push(value);
+  }));
+
   return {
+    async watch({ flag }) {
+      histories.set(flag, [client.variation(flag, noValue)]);
+      return {};
+    },
+
+    async history({ flag }) {
+      return { values: histories.get(flag).map(String) };
+    },
+
     ready: () => client.waitForInitialization(),
 
     async evaluate({ flag }) {
