@@ -2,10 +2,13 @@ package flagstead
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"github.com/flagstead/flagstead/internal/fleet"
 	"github.com/flagstead/flagstead/internal/protocol"
 	"github.com/flagstead/flagstead/relay"
+	"github.com/flagstead/flagstead/store"
 	"github.com/flagstead/flagstead/store/memory"
 )
 
@@ -85,6 +89,7 @@ func config(t *testing.T, text, secretFile string) *fleet.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg.FeatBit.URL = cmp.Or(cfg.FeatBit.URL, "wss://from.the.environment.example") // FLAGSTEAD_URL
 	if err := cfg.Complete(); err != nil {
 		t.Fatal(err)
 	}
@@ -200,9 +205,28 @@ func measurements(t *testing.T) map[string]bool {
 	for _, m := range r.Metrics() {
 		names[m.Name] = true
 	}
-	for _, g := range r.MetricGroups() {
-		for _, m := range g.Measurements {
-			names[m.Name] = true
+	// Some are there only when the store's syncer has said something.
+	if _, err := st.Apply(t.Context(), store.Change{Full: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.WriteHeartbeat(t.Context(), store.Heartbeat{Confirmed: time.Now(), Source: "ok", Writer: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = r.Run(ctx) })
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !names["flagstead_relay_env_data_age_seconds"]; <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("a relay never told the age of its data")
+		}
+		for _, g := range r.MetricGroups() {
+			for _, m := range g.Measurements {
+				names[m.Name] = true
+			}
 		}
 	}
 	return names

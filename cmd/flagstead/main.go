@@ -93,7 +93,7 @@ func main() {
 	// the error that a command ends with.
 	redis.SetLogger(quiet{})
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if len(os.Args) < 2 || os.Args[1] != "serve" { // which reads its configuration again then
+	if !slices.Contains(os.Args, "serve") { // which reads its configuration again then
 		ends = append(ends, syscall.SIGHUP)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)

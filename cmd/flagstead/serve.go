@@ -157,5 +157,6 @@ func (c *serveCmd) log(con *console, l fleet.Log) *slog.Logger {
 	}
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(l.Level)) // Complete has looked at it
+	con.json = l.Format == "json"            // also of why it ends
 	return slog.New(newHandler(con.err, l.Format == "json", level))
 }
