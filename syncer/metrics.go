@@ -37,8 +37,12 @@ func (s *Syncer) Metrics() []Measurement {
 	if !st.Confirmed.IsZero() {
 		m = append(m, Measurement{"flagstead_syncer_data_age_seconds", "Time since the store was last known to be equal to FeatBit.", false, time.Since(st.Confirmed).Seconds()})
 	}
-	if n := s.recorded.Load(); n > 0 {
-		m = append(m, Measurement{"flagstead_syncer_revision", "Number of the last revision in the store's history.", false, float64(n)})
+	if kept := s.retained.Load(); kept != nil {
+		m = append(m,
+			Measurement{"flagstead_syncer_revision", "Number of the last revision in the store's history.", false, float64(kept.last)},
+			Measurement{"flagstead_syncer_revisions", "Revisions that the store's history keeps.", false, float64(kept.count)},
+			Measurement{"flagstead_syncer_revisions_bytes", "What they take in the store, compressed.", false, float64(kept.bytes)},
+		)
 	}
 	return m
 }
