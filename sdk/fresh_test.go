@@ -178,7 +178,7 @@ func TestDirectIsConfirmed(t *testing.T) {
 	srv := serve(t)
 	apply(t, srv.store, true, sampleItems()...)
 	cfg := sdk.Config{StreamingURL: srv.url, EnvSecret: srv.secret}
-	cfg.Sync.Ping = 10 * time.Millisecond
+	cfg.Sync.Ping, cfg.Sync.ReadTimeout = 10*time.Millisecond, 10*time.Second
 	c := newClient(t, cfg)
 	waitReady(t, c)
 	first := time.Time{}

@@ -53,6 +53,7 @@ func (m *manager) republish(ctx context.Context, j job) (r result) {
 		h, ok := st.(store.History)
 		if !ok {
 			r.err = fmt.Errorf("%w: %d; the store keeps none", store.ErrNoRevision, j.pin)
+			r.lost = true
 			return r
 		}
 		snap, err := h.At(ctx, j.pin)
@@ -76,10 +77,26 @@ func (m *manager) republish(ctx context.Context, j job) (r result) {
 
 // freezes notes that publication is frozen, by c if that is known.
 func (m *manager) freezes(c store.Control) {
-	m.freeze = freeze{on: true, control: c, pinned: m.freeze.pinned}
+	m.freeze = freeze{on: true}
 	m.wantLoad = true
+	if !c.At.IsZero() {
+		m.frozenBy(c)
+	}
+}
+
+// frozenBy notes by what publication is frozen.
+func (m *manager) frozenBy(c store.Control) {
+	m.freeze.control = c
 	m.syncer.cfg.Logger.Warn("publication is frozen: the store keeps what it has", "env", m.syncer.env, "by", c.By, "reason", c.Reason, "pinned", c.Pinned)
 	m.showFreeze()
+}
+
+// sameWord reports whether a and b are one control: stores with a clock of their own
+// give times that differ a little from look to look.
+func sameWord(a, b store.Control) bool {
+	near := a.At.Sub(b.At).Abs() < time.Second
+	a.At, b.At = time.Time{}, time.Time{}
+	return near && a == b
 }
 
 // showFreeze makes the freeze, or its end, part of the status.
@@ -97,11 +114,11 @@ func (m *manager) showFreeze() {
 // turned out to be over.
 func (m *manager) watchFrozen(r result) {
 	f := &m.freeze
-	if r.control.At.IsZero() && r.snap.Rev == "" && len(f.published) > 0 {
-		// It was flushed, and nobody's word with it.
+	if r.snap.Rev == "" && len(f.published) > 0 && (r.control.Frozen || r.control.At.IsZero()) {
+		// It was flushed, perhaps with the operator's word.
 		if !f.restore {
 			m.syncer.update(func(st *Status, _ *health) { st.Heals++ })
-			m.syncer.cfg.Logger.Warn("the store lost its content and that it was frozen", "env", m.syncer.env)
+			m.syncer.cfg.Logger.Warn("the frozen store lost its content", "env", m.syncer.env)
 		}
 		f.restore = true
 		m.opened(true)
@@ -125,18 +142,20 @@ func (m *manager) watchFrozen(r result) {
 	m.there.set(r.snap.Items, r.snap.Delta)
 	f.rev, f.compared = r.snap.Rev, false
 	m.rev, m.loaded, m.stale = r.snap.Rev, true, false
-	if m.failures == 0 || f.control.Pinned == 0 || f.pinned == f.control {
+	if m.failures == 0 || !f.toPin() {
 		m.failures, m.bad, m.retryAt = 0, nil, time.Time{}
 	}
 	switch {
 	case !r.control.Frozen:
 		m.thaw(r.control)
-	case f.control != r.control:
-		f.control = r.control
-		m.showFreeze()
+	case !sameWord(f.control, r.control):
+		m.frozenBy(r.control)
 	}
 	m.opened(true)
 }
+
+// toPin reports whether a revision is to be published that was not yet.
+func (f *freeze) toPin() bool { return f.control.Pinned != 0 && !sameWord(f.pinned, f.control) }
 
 // thaw goes back to making the store equal to what is held, of which everything
 // that the store has otherwise is written at once.
@@ -180,7 +199,7 @@ func (m *manager) frozenWrite() (job, bool) {
 		}
 		c := f.control
 		return job{rewrite: &c, change: store.Change{Full: true, Base: base, Items: sorted(items), Override: true}}, true
-	case f.control.Pinned != 0 && f.control != f.pinned && (f.published != nil || f.damaged):
+	case f.toPin() && (f.published != nil || f.damaged):
 		return job{pin: f.control.Pinned, change: store.Change{Full: true, Base: base, Override: true}}, true
 	}
 	return job{}, false
@@ -195,6 +214,10 @@ func (m *manager) republished(r result) {
 		// Trying again does not bring it back.
 		f.pinned = f.control
 		m.syncer.cfg.Logger.Error("the revision to publish is not there; the store keeps what it has", "env", m.syncer.env, "error", r.err)
+		return
+	case errors.Is(r.err, store.ErrDamaged):
+		f.damaged, f.rev, f.published = true, "", nil
+		m.fail(r.err)
 		return
 	case errors.Is(r.err, store.ErrConflict):
 		f.restore, f.rev, f.published = false, "", nil // others were faster

@@ -26,6 +26,19 @@ func newFlushable(t *testing.T) *flushable {
 
 func (f *flushable) flush() { f.inner.Store(memory.New()) }
 
+// evict loses the content alone.
+func (f *flushable) evict(t *testing.T) {
+	next := memory.New()
+	c, err := f.inner.Load().ReadControl(t.Context())
+	if err == nil {
+		err = next.WriteControl(t.Context(), c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.inner.Store(next)
+}
+
 func (f *flushable) Load(ctx context.Context, since store.Rev) (store.Snapshot, error) {
 	return f.inner.Load().Load(ctx, since)
 }
@@ -187,8 +200,12 @@ func TestFlushedWhileFrozen(t *testing.T) {
 	f.set(false, flag("a", 2000))
 	fulls := s.Status().Fulls
 	until(t, "a newer state", func() bool { return s.Status().Fulls > fulls+1 })
-	for range 2 {
-		st.flush()
+	for round := range 3 {
+		if round < 2 {
+			st.flush()
+		} else {
+			st.evict(t)
+		}
 		until(t, "what was published", holds(t, st, map[string]int64{"a": 1000, "b": 1000}))
 		if c, err := st.ReadControl(t.Context()); err != nil || !c.Frozen || c.Reason != "incident 7" {
 			t.Errorf("control %+v, %v", c, err)
@@ -196,7 +213,7 @@ func TestFlushedWhileFrozen(t *testing.T) {
 		at := s.Status().Fulls
 		until(t, "a full state later", func() bool { return s.Status().Fulls > at+1 })
 	}
-	if got := content(t, st); got["a"] != 1000 || s.Status().Heals != 2 {
+	if got := content(t, st); got["a"] != 1000 || s.Status().Heals != 3 {
 		t.Errorf("the store has %v; %+v", got, s.Status())
 	}
 	control(t, st, store.Control{})
@@ -264,6 +281,55 @@ func TestPin(t *testing.T) {
 	until(t, "newest state", holds(t, st, map[string]int64{"a": 2000, "b": 1000, "c": 3000}))
 }
 
+// A jittery store has a clock of its own, so that ages differ a little.
+type jittery struct {
+	*memory.Store
+	reads, applies atomic.Int64
+}
+
+func (j *jittery) ReadControl(ctx context.Context) (store.Control, error) {
+	c, err := j.Store.ReadControl(ctx)
+	if !c.At.IsZero() {
+		c.At = c.At.Add(time.Duration(j.reads.Add(1)%7) * time.Millisecond)
+	}
+	return c, err
+}
+
+func (j *jittery) Apply(ctx context.Context, c store.Change) (store.Rev, error) {
+	j.applies.Add(1)
+	return j.Store.Apply(ctx, c)
+}
+
+// TestPinOnce: a pin is carried out once, and a freeze is one change of the status,
+// however often the control is looked at.
+func TestPinOnce(t *testing.T) {
+	f := newFeatbit(t)
+	f.set(true, flag("a", 1000))
+	f.up()
+	st := &jittery{Store: memory.New()}
+	defer st.Close()
+	var frozenStatus atomic.Int64
+	s, _ := start(t, syncer.Config{URL: f.url, Secret: f.secret, Store: st, History: 10, OnStatus: func(s syncer.Status) {
+		if s.Frozen != nil {
+			frozenStatus.Add(1)
+		}
+	}})
+	until(t, "first revision", func() bool { return len(revisions(t, st)) == 1 && s.Status().State == syncer.OK })
+	f.set(false, flag("a", 2000))
+	until(t, "second revision", func() bool { return len(revisions(t, st)) == 2 })
+	before := st.applies.Load()
+	control(t, st, store.Control{Frozen: true, Pinned: 1})
+	until(t, "revision 1", holds(t, st, map[string]int64{"a": 1000}))
+	reads := st.reads.Load()
+	until(t, "many looks", func() bool { return st.reads.Load() > reads+30 })
+	if n := st.applies.Load() - before; n != 1 {
+		t.Errorf("%d changes were applied", n)
+	}
+	if n := frozenStatus.Load(); n > 3 {
+		t.Errorf("the status changed %d times", n)
+	}
+}
+
 // TestHistoryOfCommits: each commit is a revision, of which any can be put together
 // again, and what was missed is made good by a whole state.
 func TestHistoryOfCommits(t *testing.T) {
@@ -310,11 +376,12 @@ func TestHistoryOfCommits(t *testing.T) {
 		snap, err := st.At(t.Context(), all[len(all)-1].N)
 		return err == nil && len(snap.Items) == 2 && slices.ContainsFunc(snap.Items, func(it store.Item) bool { return it.Version == 6000 })
 	})
-	found := false
-	for _, m := range s.Metrics() {
-		found = found || m.Name == "flagstead_syncer_revision" && m.Value > 40
-	}
-	if !found {
-		t.Errorf("no number of the last revision in %+v", s.Metrics())
-	}
+	until(t, "the metrics say so", func() bool {
+		numbers := map[string]float64{}
+		for _, m := range s.Metrics() {
+			numbers[m.Name] = m.Value
+		}
+		kept := numbers["flagstead_syncer_revisions"]
+		return numbers["flagstead_syncer_revision"] >= 41 && kept >= 5 && kept <= 40 && numbers["flagstead_syncer_revisions_bytes"] > kept
+	})
 }

@@ -29,8 +29,12 @@ func (s *Syncer) Metrics() []Measurement {
 	if !st.Confirmed.IsZero() {
 		m = append(m, Measurement{Name: "flagstead_syncer_data_age_seconds", Help: "Time since the store was last known to be equal to FeatBit.", Value: time.Since(st.Confirmed).Seconds()})
 	}
-	if n := s.recorded.Load(); n > 0 {
-		m = append(m, Measurement{Name: "flagstead_syncer_revision", Help: "Number of the last revision in the store's history.", Value: float64(n)})
+	if kept := s.retained.Load(); kept != nil {
+		m = append(m,
+			Measurement{Name: "flagstead_syncer_revision", Help: "Number of the last revision in the store's history.", Value: float64(kept.last)},
+			Measurement{Name: "flagstead_syncer_revisions", Help: "Revisions that the store's history keeps.", Value: float64(kept.count)},
+			Measurement{Name: "flagstead_syncer_revisions_bytes", Help: "What they take in the store, compressed.", Value: float64(kept.bytes)},
+		)
 	}
 	return m
 }

@@ -147,11 +147,14 @@ func (r *recorder) append(ctx context.Context, rec store.Record) error {
 	rec.After = r.last.N
 	keep := store.Keep{Revisions: r.syncer.cfg.History}
 	last, err := r.store.AppendRevision(ctx, rec, keep)
-	if err == nil {
-		r.last = last
-		r.syncer.recorded.Store(last.N)
+	if err != nil {
+		return err
 	}
-	return err
+	// What is kept afterwards is for metrics; the next record looks at what counts.
+	if r.look(ctx) != nil {
+		r.last = last
+	}
+	return nil
 }
 
 // look finds out what the last revision is.
@@ -160,12 +163,24 @@ func (r *recorder) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	kept := retained{count: len(all)}
+	for _, rev := range all {
+		kept.bytes += rev.Size
+	}
 	r.last = store.Revision{}
 	if len(all) > 0 {
 		r.last = all[len(all)-1]
-		r.syncer.recorded.Store(r.last.N)
+		kept.last = r.last.N
 	}
+	r.syncer.retained.Store(&kept)
 	return nil
+}
+
+// retained is what a history has.
+type retained struct {
+	last  uint64 // number of the last revision
+	count int
+	bytes int64
 }
 
 // catchUp makes the store's state the last revision, by what came after that one or,

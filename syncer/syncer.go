@@ -233,7 +233,7 @@ type Syncer struct {
 	shared bool
 	heard  atomic.Int64 // Status.Heard in Unix nanoseconds, or 0
 
-	recorded atomic.Uint64 // number of the last revision of the store's history, or 0
+	retained atomic.Pointer[retained] // what the store's history has; nil: none is kept
 
 	mu     sync.Mutex // guards what follows
 	status Status

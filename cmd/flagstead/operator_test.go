@@ -231,6 +231,15 @@ func TestIncident(t *testing.T) {
 				}
 			}
 
+			var rows []readerRow
+			if err := json.Unmarshal([]byte(ok(t, "readers", place, "--json")), &rows); err != nil || len(rows) != 1 || rows[0].Reader != "web-1" || rows[0].Rev == "" {
+				t.Fatalf("readers --json: %+v, %v", rows, err)
+			}
+			ok(t, "wait", place, "--rev", string(rows[0].Rev), "--all")
+			if code, _, errOut := call(t, "wait", place, "--rev", "1-none", "--all", "--timeout", "300ms"); code != 1 {
+				t.Errorf("wait --rev of none: status %d, %q", code, errOut)
+			}
+
 			ok(t, "freeze", place, "--reason", "incident 7")
 			up.set(4000)
 			until(t, "the heartbeat says it", func() bool {

@@ -120,12 +120,12 @@ var controlCases = []testCase{
 		rule:  "Override commits although publication is frozen, by all other rules.",
 		needs: needControl | wantOther,
 		run: func(c *tester) {
-			at := c.apply(c.s, full(flag("a", 5), flag("b", 5)))
+			c.apply(c.s, full(flag("a", 5), flag("b", 5)))
 			c.freeze(c.s, store.Control{Frozen: true, Pinned: 1})
 			for _, h := range c.writers() {
 				back := full(flag("a", 3))
 				back.Override = true
-				at = c.apply(h, back)
+				at := c.apply(h, back)
 				for _, r := range c.handles {
 					c.sees(r, flag("a", 3))
 				}

@@ -238,12 +238,15 @@ var historyFaults = []fault{{
 	breaks: func(h *handle) {
 		add := h.appendRevision
 		h.appendRevision = func(ctx context.Context, r store.Record, k store.Keep) (store.Revision, error) {
-			if all, err := h.place.store().Revisions(ctx); err == nil && len(all) > 0 {
-				r.After, r.Prev = all[len(all)-1].N, all[len(all)-1].Rev
-			} else {
+			for {
 				r.After = 0
+				if all, err := h.place.store().Revisions(ctx); err == nil && len(all) > 0 {
+					r.After, r.Prev = all[len(all)-1].N, all[len(all)-1].Rev
+				}
+				if rev, err := add(ctx, r, k); !errors.Is(err, store.ErrNotNext) {
+					return rev, err
+				}
 			}
-			return add(ctx, r, k)
 		}
 	},
 	cases: []string{"records-follow-each-other", "records-of-several-writers"},
