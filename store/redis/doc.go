@@ -18,6 +18,10 @@
 //	{prefix:env}:h  hash: the heartbeat, in milliseconds of the server's clock
 //	{prefix:env}:c  channel: every new revision, and with it the change itself
 //	                if that is no more than 64 KB
+//	{prefix:env}:e  stream: the outbox, events that wait for a syncer to deliver
+//	                them; with {prefix:env}:e:n, a hash of counters, and
+//	                {prefix:env}:e:i, a sorted set of the ids of the last events.
+//	                Only if somebody uses it, and within [OutboxOptions]
 //
 // and, while a full change is on its way, a staging hash that expires.
 //
@@ -62,7 +66,18 @@
 //	+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping
 //	+evalsha +eval +hset +hdel +zadd +rename +unlink +expire +pexpire +persist +publish
 //
-// Both need +select for a database other than 0, +client|setname for client_name,
+// An outbox takes more. A reader that hands events over ([Store.AppendEvents], Redis
+// 5), which lets it write to the outbox and nothing else:
+//
+//	~{flagstead:prod}:e* +evalsha +eval +xadd +xlen +xrange +xdel +xack
+//	+hincrby +zscore +zadd +zcard +zremrangebyscore +zremrangebyrank
+//
+// and a syncer that delivers them ([Store.ReadEvents], Redis 6.2):
+//
+//	~{flagstead:prod}:e* +evalsha +eval +exists +xgroup|create +xpending +xclaim +xautoclaim +xreadgroup
+//	+xrange +xlen +xack +xdel +hincrby +hmget
+//
+// Readers and syncers need +select for a database other than 0, +client|setname for client_name,
 // +info for the warning of [Options], and on a cluster, on every node,
 //
 //	+cluster|slots
