@@ -82,8 +82,8 @@ type OutboxReader interface {
 // OutboxStats counts the events of an outbox since it was made, by all its writers
 // and consumers. Added is always Acknowledged + Trimmed + Pending.
 type OutboxStats struct {
-	Added        uint64
-	Acknowledged uint64
+	Added        uint64 // by AppendEvents
+	Acknowledged uint64 // by AckEvents
 	Trimmed      uint64 // removed to make room; lost unless a consumer had read them
 	Pending      uint64 // held now, read or not
 	Ignored      uint64 // not added: the ID was known
