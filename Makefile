@@ -5,10 +5,13 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # a failure ("context deadline exceeded").
 FUZZTIME ?= 30000x
 
+# How many events to send through a relay.
+EVENTS ?= 1000000
+
 # How long to inject faults.
 TORTURE ?= 40s
 
-.PHONY: build demo test e2e check bench bench-relay fmt lint fuzz redis chromium torture
+.PHONY: build demo test e2e check bench bench-relay events fmt lint fuzz redis chromium torture
 
 build: ## the flagstead binary, in bin/
 	$(GO) build -trimpath -o bin/flagstead ./cmd/flagstead
@@ -46,10 +49,14 @@ fuzz: ## each fuzz target for FUZZTIME
 	$(GO) test -run '^$$' -fuzz '^FuzzParseMessage$$' -fuzztime $(FUZZTIME) ./store/redis
 	$(GO) test -run '^$$' -fuzz '^FuzzFrames$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store/bolt
 	$(GO) test -run '^$$' -fuzz '^FuzzClientRequest$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./relay
+	$(GO) test -run '^$$' -fuzz '^FuzzRecover$$' -fuzztime $(FUZZTIME) ./internal/spool
 	$(GO) test -run '^$$' -fuzz '^FuzzYAML$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./store/file
 
 torture: redis ## kill, freeze and empty everything, and check what readers see; TORTURE=10m for long
 	$(GO) run -race ./internal/torture -for $(TORTURE)
+
+events: ## EVENTS events through a relay while FeatBit flaps and the relay dies: none is lost
+	FLAGSTEAD_EVENTS=$(EVENTS) $(GO) test -v -count=1 -timeout 30m -run TestFlapping ./internal/forward
 
 check: redis lint ## what continuous integration runs
 	$(GO) test -race ./...

@@ -183,7 +183,7 @@ func (c *Client) start(from store.Reader, run DataSource) {
 	switch {
 	case c.plan.sink != nil:
 		c.sink = c.plan.sink
-	case c.plan.endpoint != "":
+	case c.plan.endpoint != "" || c.plan.outbox:
 		c.events = c.plan.pipeline()
 	}
 	c.running.Go(func() {
@@ -395,7 +395,7 @@ func (c *Client) Close(ctx context.Context) error {
 	switch {
 	case c.events != nil:
 		err = c.events.Close(ctx)
-		if c.plan.HTTPClient == nil {
+		if c.plan.HTTPClient == nil && c.plan.http != nil {
 			c.plan.http.CloseIdleConnections()
 		}
 	case c.sink != nil && first:

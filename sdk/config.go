@@ -81,6 +81,12 @@ type Config struct {
 	// EventSink, if set, gets the events instead of FeatBit, until Close.
 	EventSink EventSink
 
+	// Outbox, if set, takes the events in place of an event server, for a process
+	// without a way to FeatBit: whoever syncs that store delivers them. It may be
+	// the Store itself, if the process may write to its outbox. Delivered, for
+	// [Client.EventStats], is what the outbox took. New does not close it.
+	Outbox store.OutboxWriter
+
 	// Offline uses no network: flags come from Bootstrap, Store or
 	// [Client.LoadJSON], and no events are sent, except to an EventSink. Without
 	// a Store an offline client is ready at once, even if it knows no flags yet.
@@ -164,8 +170,8 @@ type Config struct {
 	// byte, to the event server without TLS. Zero means 10 seconds.
 	ConnectTimeout time.Duration
 
-	// HTTPTimeout bounds one delivery of events, all in all. Zero means 10
-	// seconds.
+	// HTTPTimeout bounds one delivery of events, all in all, to an Outbox as well.
+	// Zero means 10 seconds.
 	HTTPTimeout time.Duration
 
 	// HTTPClient delivers events. Nil means one that uses HTTPTimeout,
@@ -231,6 +237,7 @@ type plan struct {
 	Config
 	endpoint  string                      // for events; empty: none
 	sink      EventSink                   // for events, instead; nil: none
+	outbox    bool                        // events go to Outbox
 	direct    bool                        // the client fills its store
 	streaming bool                        // from FeatBit's stream
 	defaults  map[string]*flags.Variation // by flag key
@@ -308,11 +315,18 @@ func (p *plan) checkEvents() error {
 	if p.DisableEvents {
 		return nil
 	}
-	if p.EventSink != nil {
+	switch {
+	case p.Outbox != nil && p.EventSink != nil:
+		return errors.New("sdk: Config has both Outbox and EventSink")
+	case p.Outbox != nil && p.EventURL != "":
+		return errors.New("sdk: Config has both Outbox and EventURL")
+	case p.EventSink != nil:
 		p.sink = p.EventSink
 		return nil
-	}
-	if p.Offline {
+	case p.Offline:
+		return nil
+	case p.Outbox != nil:
+		p.outbox = true
 		return nil
 	}
 	target, field := p.EventURL, "EventURL"
@@ -338,8 +352,15 @@ func (p *plan) checkEvents() error {
 }
 
 func (p *plan) pipeline() *insight.Pipeline {
-	p.http = p.httpClient()
+	var send func(context.Context, []insight.Entry) error
+	if p.endpoint != "" {
+		p.http = p.httpClient()
+	} else {
+		send = p.append
+	}
 	return insight.New(insight.Config{
+		Send:     send,
+		MaxEntry: store.MaxEventBytes,
 		Endpoint: p.endpoint,
 		Secret:   p.EnvSecret,
 		Client:   p.http,
@@ -350,6 +371,17 @@ func (p *plan) pipeline() *insight.Pipeline {
 		RetryMin: p.EventRetryInterval,
 		Gzip:     p.GzipEvents,
 	})
+}
+
+// append puts events into the outbox.
+func (p *plan) append(ctx context.Context, entries []insight.Entry) error {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(p.HTTPTimeout, 10*time.Second))
+	defer cancel()
+	events := make([]store.Event, len(entries))
+	for i, e := range entries {
+		events[i] = store.Event{ID: e.ID, Data: e.Data}
+	}
+	return p.Outbox.AppendEvents(ctx, events)
 }
 
 func (p *plan) httpClient() *http.Client {

@@ -42,7 +42,7 @@ const (
 
 const (
 	flapRequests = 8
-	flapTimeout  = 500 * time.Millisecond
+	flapTimeout  = 400 * time.Millisecond
 )
 
 // serveInsights is the child process: a relay, a spool in dir, and a forwarder. It
@@ -215,7 +215,11 @@ func (f *flapper) flap(ctx context.Context, each time.Duration) error {
 	for i := 0; ; i++ {
 		mode := flapModes[i%len(flapModes)]
 		f.mode.Store(mode)
-		phase, cancel := context.WithTimeout(ctx, each)
+		long := each
+		if mode == "up" {
+			long *= 4
+		}
+		phase, cancel := context.WithTimeout(ctx, long)
 		if mode == "refuse" {
 			<-phase.Done()
 			cancel()
@@ -360,6 +364,10 @@ func (c *caller) post(ctx context.Context, env string, body []byte, n int64) boo
 	io.Copy(io.Discard, resp.Body)
 	if resp.StatusCode == http.StatusServiceUnavailable {
 		c.busy.Add(1)
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
 	return resp.StatusCode == http.StatusOK
 }
@@ -381,7 +389,7 @@ func freeAddr(t *testing.T) string {
 // arrives, and more than once only those that somebody could not know to have
 // arrived. The number of events is that of FLAGSTEAD_EVENTS, or 50,000.
 func TestFlapping(t *testing.T) {
-	total, size := 50_000, 6<<20 // less than the events need: SDKs hear of it
+	total, size := 50_000, 10<<20 // less than the events need: SDKs hear of it
 	if text := os.Getenv(eventsVar); text != "" {
 		var err error
 		if total, err = strconv.Atoi(text); err != nil || total < 1000 {
@@ -399,7 +407,7 @@ func TestFlapping(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	flapping := make(chan error, 1)
-	go func() { flapping <- fb.flap(ctx, 250*time.Millisecond) }()
+	go func() { flapping <- fb.flap(ctx, 150*time.Millisecond) }()
 
 	began := time.Now()
 	c := startChild(t, env)

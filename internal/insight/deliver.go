@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/flagstead/flagstead/internal/delivery"
@@ -61,19 +63,60 @@ func (p *Pipeline) answer(answer chan struct{}) {
 
 // send encodes a batch and hands it to a sender, for which it waits.
 func (p *Pipeline) send(batch []event) {
-	n := uint64(len(batch))
 	buffer := (<-p.senders)[:0]
-	body, err := p.encode(buffer, batch)
-	if err != nil {
-		p.failed.Add(n)
-		p.cfg.Logger.Error("events cannot be encoded", "events", n, "error", err)
-		p.senders <- buffer
-		return
+	var attempt func() delivery.Answer
+	n := uint64(len(batch))
+	if p.cfg.Send == nil {
+		body, err := p.encode(buffer, batch)
+		if err != nil {
+			p.unencodable(n, err)
+			p.senders <- buffer
+			return
+		}
+		buffer = body
+		request := delivery.Request{Endpoint: p.cfg.Endpoint, Secret: p.cfg.Secret, Body: body, Gzip: p.cfg.Gzip}
+		attempt = func() delivery.Answer { return delivery.Post(p.ctx, p.cfg.Client, request) }
+	} else {
+		entries := p.entries(batch)
+		if n = uint64(len(entries)); n == 0 {
+			p.senders <- buffer
+			return
+		}
+		attempt = func() delivery.Answer {
+			if err := p.cfg.Send(p.ctx, entries); err != nil {
+				return delivery.Answer{Outcome: delivery.Failed, Err: err}
+			}
+			return delivery.Answer{Outcome: delivery.Accepted}
+		}
 	}
 	p.batch.sending.Go(func() {
-		p.deliver(body, n)
-		p.senders <- body
+		p.deliver(attempt, n)
+		p.senders <- buffer
 	})
+}
+
+func (p *Pipeline) unencodable(events uint64, err error) {
+	p.failed.Add(events)
+	p.cfg.Logger.Error("events cannot be encoded", "events", events, "error", err)
+}
+
+// entries encodes events one by one. It counts those that cannot be sent as failed.
+func (p *Pipeline) entries(batch []event) []Entry {
+	list := make([]Entry, 0, len(batch))
+	for _, e := range batch {
+		text, err := json.Marshal(wire(e))
+		p.ids++
+		entry := Entry{ID: p.id + "-" + strconv.FormatUint(p.ids, 36), Data: text}
+		if n := len(entry.ID) + len(entry.Data); err == nil && p.cfg.MaxEntry > 0 && n > p.cfg.MaxEntry {
+			err = fmt.Errorf("%d bytes, want at most %d", n, p.cfg.MaxEntry)
+		}
+		if err != nil {
+			p.unencodable(1, err)
+			continue
+		}
+		list = append(list, entry)
+	}
+	return list
 }
 
 func batches(events []event) func(yield func([]event) bool) {
@@ -88,14 +131,14 @@ func batches(events []event) func(yield func([]event) bool) {
 	}
 }
 
-// deliver posts one batch until it is settled or the pipeline is cancelled.
-func (p *Pipeline) deliver(body []byte, events uint64) {
+// deliver makes attempts until a batch is settled or the pipeline is cancelled.
+func (p *Pipeline) deliver(try func() delivery.Answer, events uint64) {
 	for attempt := 1; ; attempt++ {
 		if p.refused.Load() || p.ctx.Err() != nil {
 			p.failed.Add(events)
 			return
 		}
-		answer := delivery.Post(p.ctx, p.cfg.Client, delivery.Request{Endpoint: p.cfg.Endpoint, Secret: p.cfg.Secret, Body: body, Gzip: p.cfg.Gzip})
+		answer := try()
 		err := answer.Err
 		switch answer.Outcome {
 		case delivery.Accepted:
@@ -165,28 +208,32 @@ type wireInsight struct {
 	Metrics    []protocol.InsightMetric    `json:"metrics,omitempty"`
 }
 
+func wire(e event) wireInsight {
+	w := wireInsight{User: e.user.Encoded(encodeUser)}
+	switch {
+	case e.variation != nil:
+		w.Variations = []protocol.InsightVariation{{
+			FlagKey:          e.flag.Key(),
+			SendToExperiment: e.expt,
+			Timestamp:        e.millis,
+			Variation:        protocol.ServedValue{ID: e.variation.ID(), Value: e.variation.Text(), Reason: e.reason.String()},
+		}}
+	case e.metrics != nil:
+		for _, m := range e.metrics {
+			w.Metrics = append(w.Metrics, protocol.InsightMetric{
+				Route: protocol.MetricRoute, Type: protocol.MetricType, AppType: protocol.AppType,
+				EventName: m.Name, Value: m.Value, Timestamp: e.millis,
+			})
+		}
+	}
+	return w
+}
+
 // encode appends the JSON array that the server expects.
 func (p *Pipeline) encode(dst []byte, batch []event) ([]byte, error) {
 	list := make([]wireInsight, len(batch))
 	for i, e := range batch {
-		w := wireInsight{User: e.user.Encoded(encodeUser)}
-		switch {
-		case e.variation != nil:
-			w.Variations = []protocol.InsightVariation{{
-				FlagKey:          e.flag.Key(),
-				SendToExperiment: e.expt,
-				Timestamp:        e.millis,
-				Variation:        protocol.ServedValue{ID: e.variation.ID(), Value: e.variation.Text(), Reason: e.reason.String()},
-			}}
-		case e.metrics != nil:
-			for _, m := range e.metrics {
-				w.Metrics = append(w.Metrics, protocol.InsightMetric{
-					Route: protocol.MetricRoute, Type: protocol.MetricType, AppType: protocol.AppType,
-					EventName: m.Name, Value: m.Value, Timestamp: e.millis,
-				})
-			}
-		}
-		list[i] = w
+		list[i] = wire(e)
 	}
 	text, err := json.Marshal(list)
 	if err != nil {

@@ -9,6 +9,8 @@ package insight
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -22,8 +24,8 @@ import (
 	"github.com/flagstead/flagstead/internal/protocol"
 )
 
-// Config says where and how to deliver. All fields but Endpoint and Secret may
-// be zero.
+// Config says where and how to deliver. All fields may be zero but Endpoint and
+// Secret, or Send.
 type Config struct {
 	Endpoint string // complete URL to post to
 	Secret   protocol.Secret
@@ -41,8 +43,22 @@ type Config struct {
 	RetryMin, RetryMax time.Duration
 	Attempts           int
 
+	// Send, if set, takes encoded events in place of the server at Endpoint. It is
+	// called by up to MaxSenders goroutines, with up to 50 events, and again with the
+	// same ones after an error. Events larger than MaxEntry bytes, ID and all, are not
+	// sent; zero means that none is too large.
+	Send     func(ctx context.Context, entries []Entry) error
+	MaxEntry int
+
 	// Gzip compresses bodies. FeatBit's own servers take plain ones only.
 	Gzip bool
+}
+
+// An Entry is one event as FeatBit takes it, in JSON, with an id that no other event
+// has.
+type Entry struct {
+	ID   string
+	Data []byte
 }
 
 // Stats counts events since the pipeline was made.
@@ -117,6 +133,9 @@ type Pipeline struct {
 	waiters sync.WaitGroup
 	refused atomic.Bool
 
+	id  string // what all ids of this pipeline start with
+	ids uint64 // how many there are; run's
+
 	collected atomic.Uint64 // how often the shards were emptied
 	jammed    atomic.Uint64 // the collected at which all shards were full, plus 1
 
@@ -165,6 +184,9 @@ func New(cfg Config) *Pipeline {
 	for range MaxSenders {
 		p.senders <- nil
 	}
+	var id [12]byte
+	rand.Read(id[:])
+	p.id = hex.EncodeToString(id[:])
 	settled := make(chan struct{})
 	close(settled)
 	p.batch = &generation{before: settled}

@@ -33,6 +33,7 @@ type Store struct {
 	beat   store.Heartbeat
 	ctl    store.Control
 	past   past
+	outbox outbox
 	news   chan struct{} // closed and replaced by each commit
 	closed chan struct{}
 

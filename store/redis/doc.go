@@ -23,6 +23,10 @@
 //	{prefix:env}:r  hash: the reports of readers, which expires
 //	{prefix:env}:c  channel: every new revision, and with it the change itself
 //	                if that is no more than 64 KB
+//	{prefix:env}:e  stream: the outbox, events that wait for a syncer to deliver
+//	                them; with {prefix:env}:e:n, a hash of counters, and
+//	                {prefix:env}:e:i, a sorted set of the ids of the last events.
+//	                Only if somebody uses it, and within [OutboxOptions]
 //
 // and, while a full change is on its way, a staging hash that expires.
 //
@@ -73,6 +77,17 @@
 //	resetchannels &{flagstead:prod}:c %R~{flagstead:prod}:* ~{flagstead:prod}:r -@all
 //	+evalsha_ro +eval_ro +hlen +hget +hmget +hkeys +hgetall +zcard +zcount +zrangebyscore +time +subscribe +ping
 //	+evalsha +eval +hset +hdel +pexpire
+//
+// An outbox takes more. A reader that hands events over ([Store.AppendEvents], Redis
+// 5), which lets it write to the outbox and nothing else:
+//
+//	~{flagstead:prod}:e* +evalsha +eval +xadd +xlen +xrange +xdel +xack
+//	+hincrby +zscore +zadd +zcard +zremrangebyscore +zremrangebyrank
+//
+// and a syncer that delivers them ([Store.ReadEvents], Redis 6.2):
+//
+//	~{flagstead:prod}:e* +evalsha +eval +exists +xgroup|create +xpending +xclaim +xautoclaim +xreadgroup
+//	+xrange +xlen +xack +xdel +hincrby +hmget
 //
 // All need +select for a database other than 0, +client|setname for client_name,
 // +info for the warning of [Options], and on a cluster, on every node,

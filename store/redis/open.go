@@ -47,6 +47,9 @@ type Options struct {
 	// Zero means 2 seconds.
 	Timeout time.Duration
 
+	// Outbox bounds what AppendEvents adds to.
+	Outbox OutboxOptions
+
 	// Username and Password, if not empty, win over those of the URL. [New] does
 	// not use them: its client has its own.
 	Username, Password string
@@ -107,6 +110,8 @@ type Store struct {
 	warned     atomic.Bool // of what may be evicted, or there is nothing to warn of
 
 	featbit *featbit // nil in the native layout
+
+	outboxClaim time.Duration // see store.OutboxClaim; only tests change it
 
 	quiet  time.Duration // Watch asks for a sign of life after this
 	silent time.Duration // and gives up after this
@@ -220,13 +225,15 @@ func newStore(opts Options) *Store {
 	// hashes exactly what is between ours.
 	name := placeName(opts.Prefix, opts.Env)
 	s := &Store{
-		reload: func() {},
-		opts:   opts,
-		data:   name + ":d",
-		sorted: name + ":z",
-		stage:  name + ":stage:",
-		topic:  name + ":c",
-		beat:   name + ":h",
+		reload:      func() {},
+		opts:        opts,
+		data:        name + ":d",
+		sorted:      name + ":z",
+		stage:       name + ":stage:",
+		topic:       name + ":c",
+		beat:        name + ":h",
+		outboxClaim: store.OutboxClaim,
+
 		quiet:  3 * time.Second,
 		silent: 8 * time.Second,
 
