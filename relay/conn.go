@@ -247,10 +247,8 @@ func (c *conn) sync(req request) error {
 // it may have been replaced.
 const enough = 64 << 10
 
-// push sends what the SDK lacks of the current view, unless enough is waiting. Entries
-// of equal version travel together; the second would look old if it came later. An
-// SDK that asked for whole patches gets all of it in one message. The caller holds
-// mu.
+// push sends what the SDK lacks of the current view, unless enough is waiting. The
+// caller holds mu.
 func (c *conn) push() error {
 	if !c.synced || c.closing || c.dead || c.waiting >= enough {
 		return nil
@@ -263,19 +261,13 @@ func (c *conn) push() error {
 		if c.waiting >= enough {
 			return nil // flush goes on
 		}
-		n := 1
-		if c.whole {
-			n = len(rest)
-		}
-		for n < len(rest) && rest[n].item.Version == rest[0].item.Version {
-			n++
-		}
-		if err := c.send(v.patch(rest[:n])); err != nil {
+		run := v.run(rest, c.whole)
+		if err := c.send(run.frames); err != nil {
 			return err
 		}
-		c.relay.counters.patches.Add(1)
-		c.sent = rest[n-1].item.Version
-		rest = rest[n:]
+		c.relay.counters.patches.Add(int64(run.patches))
+		c.sent = rest[run.entries-1].item.Version
+		rest = rest[run.entries:]
 	}
 	c.sent = max(c.sent, v.hwm)
 	return nil

@@ -318,3 +318,68 @@ func TestRawFrames(t *testing.T) {
 	}
 	eventually(t, "all are gone", func() bool { return s.Stats().Connections == 0 })
 }
+
+// TestSetWhileSDKsCome: an environment comes and goes while its SDKs connect. Whoever
+// got in is sent away when it has gone for good, and the other environment's SDKs
+// notice nothing.
+func TestSetWhileSDKsCome(t *testing.T) {
+	shelf := newShelf(flag("a", 1, "a"))
+	one, two := env(t, "one", shelf), env(t, "two", newShelf(flag("b", 1, "b")))
+	r, err := relay.New(relay.Config{Environments: []relay.Environment{one}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := run(t, r)
+	eventually(t, "ready", s.Ready)
+	var stay []*client
+	for range 4 {
+		stay = append(stay, s.with(t, one.Secrets[0]))
+	}
+	var over atomic.Bool
+	var in atomic.Int64
+	var comers sync.WaitGroup
+	for range 16 {
+		comers.Go(func() {
+			for !over.Load() {
+				ws, resp, err := s.dial(token(two.Secrets[0]))
+				if err != nil {
+					if resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+						t.Errorf("refused with %v, %v", resp, err)
+						return
+					}
+					continue
+				}
+				in.Add(1)
+				_ = ws.SetReadDeadline(time.Now().Add(patient))
+				if _, _, err = ws.ReadMessage(); !websocket.IsCloseError(err, protocol.CloseInvalid, websocket.CloseGoingAway) {
+					t.Errorf("ended with %v, want 4003 or 1001", err)
+				}
+				ws.Close()
+			}
+		})
+	}
+	for i := range 40 {
+		before := in.Load()
+		envs := []relay.Environment{one, two}
+		if i%4 == 3 {
+			envs[1].Store = newShelf(flag("b", 1, "c"))
+		}
+		for _, set := range [][]relay.Environment{envs, {one}} {
+			if err := s.Set(set); err != nil {
+				t.Fatal(err)
+			}
+			if len(set) == 2 {
+				eventually(t, "somebody comes in", func() bool { return in.Load() > before+2 })
+			}
+		}
+	}
+	over.Store(true)
+	comers.Wait()
+	eventually(t, "they are gone", func() bool { return s.Stats().Connections == len(stay) })
+	shelf.put(flag("a", 2, "b"))
+	for _, c := range stay {
+		if it := only(t, c.next(t)); it.Version != 2 {
+			t.Errorf("got %s", it.Data)
+		}
+	}
+}

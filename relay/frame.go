@@ -24,8 +24,8 @@ const (
 	headerRoom = 10  // the longest header of a frame that a server sends
 )
 
-// A frame is a WebSocket frame as it goes over the wire. Connections share it, so
-// nobody modifies it.
+// A frame is a WebSocket frame as it goes over the wire, or several that are sent
+// together. Connections share it, so nobody modifies it.
 type frame []byte
 
 // newFrame returns a frame with a copy of payload.

@@ -54,14 +54,17 @@ type documents struct {
 	once sync.Once
 	full frame
 
-	// group is the last patch of several entries. Most connections want the same.
-	group atomic.Pointer[group]
+	// runs are the last ones for SDKs that want an item in each patch, and for
+	// those that want whole patches. Most connections want the same.
+	runs [2]atomic.Pointer[run]
 }
 
-type group struct {
-	first *entry
-	count int
-	frame frame
+// A run is what brings SDKs forward by some entries.
+type run struct {
+	first   *entry
+	entries int
+	patches int
+	frames  frame // of the patches, one after the other
 }
 
 func firstView(entries []*entry, hwm int64) *view {
@@ -98,17 +101,56 @@ func (v *view) full() frame {
 	return v.docs.full
 }
 
-// patch returns a patch of some entries of v that follow each other.
-func (v *view) patch(entries []*entry) frame {
-	if len(entries) == 1 {
-		return entries[0].message()
+// run returns patches of the first of some entries of v that follow each other, if
+// whole one of all. Entries of equal version travel together; the second would look
+// old if it came later. Several patches are one run as long as they are small, so that
+// a change of many items is not a write to each connection for each of them.
+func (v *view) run(rest []*entry, whole bool) *run {
+	cached := &v.docs.runs[0]
+	if whole {
+		cached = &v.docs.runs[1]
 	}
-	if g := v.docs.group.Load(); g != nil && g.first == entries[0] && g.count == len(entries) {
-		return g.frame
+	n, patches := len(rest), 1
+	if !whole {
+		n, patches = 0, 0
+		for size := 0; n < len(rest) && (n == 0 || size+len(rest[n].item.Data) <= enough); patches++ {
+			for k := together(rest[n:]); k > 0; k-- {
+				size += len(rest[n].item.Data)
+				n++
+			}
+		}
 	}
-	g := &group{entries[0], len(entries), encode(wire.Patch, entries)}
-	v.docs.group.Store(g)
-	return g.frame
+	if r := cached.Load(); r != nil && r.first == rest[0] && r.entries == n {
+		return r
+	}
+	r := &run{first: rest[0], entries: n, patches: patches}
+	switch {
+	case n == 1:
+		r.frames = rest[0].message()
+	case patches == 1:
+		r.frames = encode(wire.Patch, rest[:n])
+	default:
+		for left := rest[:n]; len(left) > 0; {
+			k := together(left)
+			if k == 1 {
+				r.frames = append(r.frames, left[0].message()...)
+			} else {
+				r.frames = append(r.frames, encode(wire.Patch, left[:k])...)
+			}
+			left = left[k:]
+		}
+	}
+	cached.Store(r)
+	return r
+}
+
+// together returns how many of the first entries have the same version.
+func together(entries []*entry) int {
+	n := 1
+	for n < len(entries) && entries[n].item.Version == entries[0].item.Version {
+		n++
+	}
+	return n
 }
 
 func encode(eventType string, entries []*entry) frame {
