@@ -61,12 +61,12 @@ type ProxyConfig struct {
 
 // A ProxyEnv is an environment that a relay proxy's key gives access to.
 type ProxyEnv struct {
-	ID         string
-	ProjectKey string
-	EnvKey     string
+	ID         string // a GUID
+	ProjectKey string // as in FeatBit's URLs
+	EnvKey     string // likewise, unique within the project
 
-	ServerSecrets []Secret
-	ClientSecrets []Secret
+	ServerSecrets []Secret // sorted; may be empty
+	ClientSecrets []Secret // sorted; may be empty
 }
 
 // Name returns "project:environment", as FeatBit calls it, or the ID if those are not
@@ -95,10 +95,11 @@ type ProxyStatus struct {
 
 // ProxyEnvStatus describes one environment.
 type ProxyEnvStatus struct {
-	ID, Name string
-	Open     bool   // the store
-	Err      error  // why it is not, or nil
-	Status   Status // of its syncing; Connects, Heard and ClockSkew are the connection's
+	ID     string // a GUID
+	Name   string // see ProxyEnv.Name
+	Open   bool   // the store
+	Err    error  // why it is not, or nil
+	Status Status // of its syncing; Connects, Heard and ClockSkew are the connection's
 }
 
 // A Proxy keeps the stores of all environments of one relay proxy equal to FeatBit,
