@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,13 +21,21 @@ import (
 
 // A link keeps a connection to FeatBit and hands what arrives to the manager.
 type link struct {
-	socket
 	syncer  *Syncer
 	manager *manager
 	number  uint64 // of the connection that is open or was last
 
+	// skew is FeatBit's clock minus ours, by the Date header of its last answer.
+	// applied is what the last token was made with.
+	skew, applied time.Duration
+	dated         bool // there was a Date header
+
 	reading atomic.Bool // a message is arriving
 }
+
+// errClock says that FeatBit refused a token for its time. The next one is made
+// with FeatBit's.
+var errClock = errors.New("this host's clock is wrong")
 
 // goodAfter is how long a connection must have lasted to count as good, so that
 // the next pause starts small again: a server that accepts and closes must not
@@ -126,8 +136,116 @@ func sendClose(conn *websocket.Conn, code int) {
 	conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
 }
 
+func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
+	cfg := &l.syncer.cfg
+	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	defer cancel()
+	var live *liveConn
+	d := websocket.Dialer{
+		Proxy: cfg.Proxy,
+		NetDialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
+			c, err := cfg.NetDial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			// While the handshake lasts, the end of ctx closes the connection:
+			// a peer that says nothing, or a byte now and then, ends with it.
+			live = &liveConn{Conn: c, timeout: cfg.ReadTimeout}
+			live.armed = context.AfterFunc(ctx, func() { c.Close() })
+			return live, nil
+		},
+	}
+	if cfg.TLS != nil {
+		d.TLSClientConfig = cfg.TLS.Clone()
+	}
+	header := http.Header{
+		"User-Agent":    {protocol.UserAgent},
+		"Authorization": {string(cfg.Secret)},
+
+		protocol.PatchesHeader: {protocol.WholePatches},
+	}
+	l.applied = l.skew
+	token := protocol.Token(cfg.Secret, time.Now().Add(l.applied))
+	// The library would set a context's deadline on the connection, and what fails
+	// by that does not say so; ctx closes the connection instead.
+	conn, resp, err := d.DialContext(context.WithoutCancel(ctx), protocol.StreamingURL(l.syncer.base, token), header)
+	if resp != nil {
+		l.noteDate(resp.Header.Get("Date"))
+	}
+	if err == nil && !live.arm() {
+		conn.Close()
+		err = ctx.Err()
+	}
+	if err != nil {
+		if live != nil {
+			live.arm()
+		}
+		if resp == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("no answer within %v: %w", cfg.DialTimeout, err)
+		}
+		return nil, l.dialError(resp, err)
+	}
+	conn.SetReadLimit(cfg.MaxMessage)
+	return conn, nil
+}
+
+// noteDate takes the skew from a Date header. Its seconds are whole, so it is
+// right to half a second beside the time that the answer took; what is below two
+// seconds is taken for none.
+func (l *link) noteDate(date string) {
+	at, err := http.ParseTime(date)
+	if err != nil {
+		return
+	}
+	l.dated = true
+	skew := time.Until(at.Add(time.Second / 2)).Round(time.Second)
+	if skew.Abs() < 2*time.Second {
+		skew = 0
+	}
+	if skew == l.skew {
+		return
+	}
+	l.skew = skew
+	l.syncer.update(func(st *Status, _ *health) { st.ClockSkew = skew })
+}
+
+// dialError says in words what a failed attempt means. The text has no token.
+func (l *link) dialError(resp *http.Response, err error) error {
+	where := l.syncer.base.Redacted() + protocol.StreamingPath
+	if resp == nil {
+		return fmt.Errorf("cannot connect to %s: %w", where, err)
+	}
+	switch code := resp.StatusCode; {
+	case code == http.StatusServiceUnavailable, code == http.StatusTooManyRequests, code >= 500:
+		return fmt.Errorf("%s is not ready: it answered %s", where, resp.Status)
+	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusProxyAuthRequired:
+		return fmt.Errorf("%s refused the connection: it answered %s", where, resp.Status)
+	}
+	return fmt.Errorf("%s: %w: it answered %s", where, ErrNotFeatBit, resp.Status)
+}
+
 // errMalformed ends a connection on which something came that is no JSON.
 var errMalformed = errors.New("malformed message")
+
+// explain turns the error of a read into the reason that a user should see.
+func (l *link) explain(err error) error {
+	if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code == protocol.CloseInvalid {
+		// A little less than the window, for the time on the way.
+		if off := (l.skew - l.applied).Abs(); off > protocol.TokenWindow-5*time.Second {
+			return fmt.Errorf("%w: clock off by %d s, FeatBit allows %d s (4003)", errClock,
+				int(off.Seconds()), int(protocol.TokenWindow.Seconds()))
+		}
+		hint := "check that the secret is a server secret of an existing environment"
+		if !l.dated {
+			hint += fmt.Sprintf(", and that this host's clock is less than %d s off", int(protocol.TokenWindow.Seconds()))
+		}
+		return fmt.Errorf("%w: %s", ErrUnauthorized, hint)
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return fmt.Errorf("connection to %s is dead: nothing arrived for %v", l.syncer.base.Redacted(), l.syncer.cfg.ReadTimeout)
+	}
+	return fmt.Errorf("connection to %s lost: %w", l.syncer.base.Redacted(), err)
+}
 
 // write asks for data, then pings, and asks again when the manager wants
 // everything. It is the only writer of the connection but for the close frame.
@@ -221,4 +339,30 @@ func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
 func (l *link) ignore(what string, err error) {
 	l.syncer.update(func(st *Status, _ *health) { st.Ignored++ })
 	l.syncer.cfg.Logger.Warn("ignored "+what, "env", l.syncer.env, "error", err)
+}
+
+// A liveConn fails a read when nothing at all arrives for a while. The deadline
+// moves with every byte, so a slow link that delivers is not a dead one.
+type liveConn struct {
+	net.Conn
+	timeout time.Duration
+
+	handshaken bool        // set before anybody else reads
+	armed      func() bool // ends the handshake's limit; false if it has struck
+}
+
+// arm is called when the handshake is over. It reports whether that was in time.
+func (c *liveConn) arm() bool {
+	c.handshaken = true
+	return c.armed()
+}
+
+func (c *liveConn) Read(b []byte) (int, error) {
+	if !c.handshaken {
+		return c.Conn.Read(b)
+	}
+	if err := c.Conn.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
 }

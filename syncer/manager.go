@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/flagstead/flagstead/internal/wire"
@@ -30,7 +29,6 @@ type manager struct {
 
 	held   map[store.ID]store.Item // the state as far as it is known
 	synced bool                    // held is a whole state of FeatBit's
-	newest atomic.Int64            // largest version received
 
 	// What the link is doing.
 	connection uint64     // the newest one; what comes from others is too late
@@ -185,9 +183,6 @@ func (m *manager) run(ctx context.Context) {
 	defer check.Stop()
 	reconcile := time.NewTimer(m.reconcileIn())
 	defer reconcile.Stop()
-	if m.syncer.shared {
-		reconcile.Stop()
-	}
 	m.retry = time.NewTimer(time.Hour)
 	defer m.retry.Stop()
 	m.openLimit = time.NewTimer(time.Hour)
@@ -209,7 +204,7 @@ func (m *manager) run(ctx context.Context) {
 			return
 		case b := <-m.begins:
 			m.open(b)
-			if m.synced && !m.syncer.shared {
+			if m.synced {
 				// The cursor catches up quickly; what it cannot see (deletions,
 				// late commits) is found by asking for everything soon after.
 				reconcile.Reset(rand.N(min(cfg.Reconcile, 30*time.Second)))
@@ -225,8 +220,6 @@ func (m *manager) run(ctx context.Context) {
 		case <-reconcile.C:
 			m.asking, m.wantLoad = true, true
 			reconcile.Reset(m.reconcileIn())
-		case <-m.syncer.reconciles:
-			m.asking, m.wantLoad = true, true
 		case <-m.doubtful.C:
 			m.asking, m.wantLoad = true, true
 		case <-m.syncer.accepts:
@@ -338,9 +331,6 @@ func (m *manager) take(d delivery) {
 	}
 	m.freeze.compared = false
 	full := d.doc.EventType == wire.Full
-	for _, it := range d.doc.Items {
-		m.newest.Store(max(m.newest.Load(), it.Version))
-	}
 	// A request for everything may get lost at FeatBit; a push that comes instead
 	// must not pass for the answer. An empty patch is no push: it says that there
 	// is nothing, which makes the store a committed one.

@@ -226,12 +226,10 @@ type Status struct {
 
 // A Syncer keeps one store equal to one environment. Make it with [New].
 type Syncer struct {
-	cfg  Config
-	base *url.URL
-	env  string
-	// shared says that its connection is a Proxy's, who asks for everything.
-	shared bool
-	heard  atomic.Int64 // Status.Heard in Unix nanoseconds, or 0
+	cfg   Config
+	base  *url.URL
+	env   string
+	heard atomic.Int64 // Status.Heard in Unix nanoseconds, or 0
 
 	retained atomic.Pointer[retained] // what the store's history has; nil: none is kept
 
@@ -239,9 +237,8 @@ type Syncer struct {
 	status Status
 	health health
 
-	accepts    chan struct{} // capacity 1: an operator's word, see Accept
-	beats      chan struct{} // capacity 1: the heartbeat has news
-	reconciles chan struct{} // capacity 1: an operator wants everything, see Reconcile
+	accepts chan struct{} // capacity 1: an operator's word, see Accept
+	beats   chan struct{} // capacity 1: the heartbeat has news
 
 	notify sync.Mutex // one call of OnStatus at a time
 }
@@ -279,20 +276,14 @@ func New(cfg Config) (*Syncer, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("syncer: no store")
 	}
-	s := newSyncer(cfg, env)
-	s.base = base
-	return s, nil
-}
-
-func newSyncer(cfg Config, env string) *Syncer {
 	return &Syncer{
-		cfg:        cfg.withDefaults(),
-		env:        env,
-		status:     Status{Since: time.Now()},
-		accepts:    make(chan struct{}, 1),
-		beats:      make(chan struct{}, 1),
-		reconciles: make(chan struct{}, 1),
-	}
+		cfg:     cfg.withDefaults(),
+		base:    base,
+		env:     env,
+		status:  Status{Since: time.Now()},
+		accepts: make(chan struct{}, 1),
+		beats:   make(chan struct{}, 1),
+	}, nil
 }
 
 // Status returns the current status. It does not block.
@@ -387,12 +378,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m := newManager(s)
-	link := &link{syncer: s, manager: m, socket: socket{
-		cfg: &s.cfg, base: s.base, secret: s.cfg.Secret,
-		address: func(at time.Time) string { return protocol.StreamingURL(s.base, protocol.Token(s.cfg.Secret, at)) },
-		hint:    "check that the secret is a server secret of an existing environment",
-		skewed:  func(d time.Duration) { s.update(func(st *Status, _ *health) { st.ClockSkew = d }) },
-	}}
+	link := &link{syncer: s, manager: m}
 
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(link.run(ctx)) })
@@ -413,7 +399,3 @@ func (s *Syncer) Run(ctx context.Context) error {
 	s.lastBeat()
 	return err
 }
-
-// Reconcile asks FeatBit for everything now, if there is a connection. It does not
-// block.
-func (s *Syncer) Reconcile() { signal(s.reconciles) }

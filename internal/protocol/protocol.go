@@ -17,7 +17,6 @@ const (
 	StreamingPath = "/streaming"
 	LatestAllPath = "/api/public/sdk/server/latest-all"
 	InsightPath   = "/api/public/insight/track"
-	RegisterPath  = "/api/public/agent/register"
 )
 
 // Close codes of the stream that have a meaning of their own.
@@ -34,8 +33,6 @@ const (
 	TypePong     = "pong"
 	TypeEcho     = "echo"
 	TypeDataSync = "data-sync"
-
-	TypeAgentStatus = "rp-agent-status"
 )
 
 // Frames with fixed content, as the Python SDK and FeatBit's server send them.
@@ -102,34 +99,4 @@ func StreamingURL(base *url.URL, token string) string {
 	u.Path += StreamingPath
 	u.RawQuery = url.Values{"token": {token}, "type": {"server"}}.Encode()
 	return u.String()
-}
-
-// RelayStreamingURL returns the address of the stream of a relay proxy, whose key it
-// carries.
-func RelayStreamingURL(base *url.URL, key Secret) string {
-	u := *base
-	u.Path += StreamingPath
-	u.RawQuery = url.Values{"token": {string(key)}, "type": {"relay-proxy"}}.Encode()
-	return u.String()
-}
-
-// AgentStatus returns the message that an agent reports its status by, which is sent
-// as a text with JSON in it. It must be one that encoding/json encodes.
-func AgentStatus(agentID string, status any) []byte {
-	inner, err := json.Marshal(status)
-	if err != nil {
-		panic(err)
-	}
-	data, err := json.Marshal(struct {
-		AgentID string `json:"agentId"`
-		Status  string `json:"status"`
-	}{agentID, string(inner)})
-	if err != nil {
-		panic(err)
-	}
-	text, err := json.Marshal(Envelope{MessageType: TypeAgentStatus, Data: data})
-	if err != nil {
-		panic(err)
-	}
-	return text
 }
