@@ -363,13 +363,16 @@ func (s *Syncer) linkUp() bool {
 // else ends it: it reconnects after every loss of the connection and holds the
 // newest state while the store is down. Run may be called once.
 func (s *Syncer) Run(ctx context.Context) error {
+	m := newManager(s)
+	return s.run(ctx, m, newEnvironment(s, m).link.run)
+}
+
+// run runs m, and its source beside it.
+func (s *Syncer) run(ctx context.Context, m *manager, source func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	m := newManager(s)
-	link := &link{syncer: s, manager: m}
-
 	var wg sync.WaitGroup
-	wg.Go(func() { cancel(link.run(ctx)) })
+	wg.Go(func() { cancel(source(ctx)) })
 	wg.Go(func() { s.pulse(ctx) })
 	m.run(ctx)
 	wg.Wait()
