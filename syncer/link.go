@@ -154,8 +154,11 @@ func (l *link) connect(ctx context.Context) error {
 		}
 	})
 	err = l.read(ctx, conn)
-	if errors.Is(err, errMalformed) {
+	switch {
+	case errors.Is(err, errMalformed):
 		sendClose(conn, websocket.CloseGoingAway)
+	case errors.Is(err, errRenew):
+		sendClose(conn, websocket.CloseNormalClosure)
 	}
 	if _, ok := errors.AsType[*websocket.CloseError](err); ok {
 		return l.explain(err) // says more than that nothing could be sent any more

@@ -27,6 +27,7 @@ type manager struct {
 	results chan result
 	busy    bool // a job is under way
 
+	whole  bool                    // the source gives everything whenever it is asked, and is asked in time by others
 	held   map[store.ID]store.Item // the state as far as it is known
 	synced bool                    // held is a whole state of FeatBit's
 
@@ -178,6 +179,9 @@ func (m *manager) run(ctx context.Context) {
 	defer check.Stop()
 	reconcile := time.NewTimer(m.reconcileIn())
 	defer reconcile.Stop()
+	if m.whole {
+		reconcile.Stop()
+	}
 	m.retry = time.NewTimer(time.Hour)
 	defer m.retry.Stop()
 	m.openLimit = time.NewTimer(time.Hour)
@@ -199,7 +203,7 @@ func (m *manager) run(ctx context.Context) {
 			return
 		case b := <-m.begins:
 			m.open(b)
-			if m.synced {
+			if m.synced && !m.whole {
 				// The cursor catches up quickly; what it cannot see (deletions,
 				// late commits) is found by asking for everything soon after.
 				reconcile.Reset(rand.N(min(cfg.Reconcile, 30*time.Second)))
@@ -252,7 +256,7 @@ func (m *manager) drain() {
 }
 
 func (m *manager) cursor() int64 {
-	if !m.synced {
+	if !m.synced || m.whole {
 		return 0
 	}
 	newest := int64(0)

@@ -264,14 +264,18 @@ func New(cfg Config) (*Syncer, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("syncer: no store")
 	}
+	return newSyncer(cfg.withDefaults(), base, env), nil
+}
+
+func newSyncer(cfg Config, base *url.URL, env string) *Syncer {
 	return &Syncer{
-		cfg:     cfg.withDefaults(),
+		cfg:     cfg,
 		base:    base,
 		env:     env,
 		status:  Status{Since: time.Now()},
 		accepts: make(chan struct{}, 1),
 		beats:   make(chan struct{}, 1),
-	}, nil
+	}
 }
 
 // Status returns the current status. It does not block.
