@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -19,11 +21,16 @@ type environment struct {
 	syncer  *Syncer
 	manager *manager
 	link    *link
+	numbers atomic.Uint64 // of connections, streams and polls
+
+	ctx    context.Context    // of run
+	poll   context.CancelFunc // ends polling; nil: it is not polled
+	poller sync.WaitGroup
 }
 
 func newEnvironment(s *Syncer, m *manager) *environment {
 	e := &environment{syncer: s, manager: m}
-	e.link = &link{cfg: &s.cfg, base: s.base, name: s.env, user: e}
+	e.link = &link{cfg: &s.cfg, base: s.base, name: s.env, user: e, next: e.next}
 	return e
 }
 
@@ -45,12 +52,48 @@ func (e *environment) hint(dated bool) string {
 	return hint
 }
 
+func (e *environment) next() uint64 { return e.numbers.Add(1) }
+
+// run keeps the stream, and polls while it is blocked, as the configuration has it.
+func (e *environment) run(ctx context.Context) error {
+	e.ctx = ctx
+	defer e.poller.Wait()
+	if e.syncer.cfg.Poll == PollAlways {
+		e.pollUntil(ctx)
+		return ctx.Err()
+	}
+	defer e.stopPolling()
+	return e.link.run(ctx)
+}
+
 func (e *environment) connected(uint64) {
-	e.syncer.update(func(st *Status, _ *health) { st.Connects++ })
+	e.stopPolling()
+	e.syncer.update(func(st *Status, _ *health) { st.Connects++; st.Transport = TransportStream })
 }
 
 func (e *environment) ended(number uint64, err error) {
-	e.syncer.update(func(_ *Status, h *health) { h.lost, h.linkErr = number, err })
+	e.syncer.update(func(_ *Status, h *health) {
+		if h.up() && h.live > number {
+			return // polls work
+		}
+		h.lost, h.linkErr = max(h.lost, number), err
+	})
+	if e.syncer.cfg.Poll == PollFallback && e.link.blocked >= pollAfter && e.poll == nil {
+		e.syncer.cfg.Logger.Warn("polling, because the stream does not get through", "env", e.syncer.env, "error", err)
+		var ctx context.Context
+		ctx, e.poll = context.WithCancel(e.ctx)
+		e.poller.Go(func() { e.pollUntil(ctx) })
+	}
+}
+
+// stopPolling ends polling, if that is under way: what a poll says from now on is
+// too late.
+func (e *environment) stopPolling() {
+	if e.poll != nil {
+		e.poll()
+		e.poller.Wait()
+		e.poll = nil
+	}
 }
 
 func (e *environment) skewed(by time.Duration) {

@@ -25,7 +25,10 @@ type link struct {
 	base   *url.URL
 	name   string // what it is for, in logs
 	user   linkUser
-	number uint64 // of the connection that is open or was last
+	next   func() uint64 // numbers the connections
+	number uint64        // of the connection that is open or was last
+
+	blocked int // attempts in a row that reached somebody, but opened no stream
 
 	// skew is FeatBit's clock minus ours, by the Date header of its last answer.
 	// applied is what the last token was made with.
@@ -131,10 +134,12 @@ func (l *link) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.number++
+	l.number = l.next()
 	number := l.number
+	silent := true
 	l.user.connected(number)
 
+	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -153,7 +158,10 @@ func (l *link) connect(ctx context.Context) error {
 			cancel(err)
 		}
 	})
-	err = l.read(ctx, conn)
+	err = l.read(ctx, conn, &silent)
+	if _, closed := errors.AsType[*websocket.CloseError](err); silent && !closed && outer.Err() == nil {
+		l.blocked++ // something on the way lets the handshake pass and nothing else
+	}
 	switch {
 	case errors.Is(err, errMalformed):
 		sendClose(conn, websocket.CloseGoingAway)
@@ -210,6 +218,9 @@ func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
 	if err != nil {
 		if live != nil {
 			live.arm()
+			l.blocked++
+		} else {
+			l.blocked = 0
 		}
 		if resp == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fmt.Errorf("no answer within %v: %w", cfg.DialTimeout, err)
@@ -274,7 +285,9 @@ func (l *link) explain(err error) error {
 	return fmt.Errorf("connection to %s lost: %w", l.base.Redacted(), err)
 }
 
-func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
+// read hands over what arrives until the connection ends. It sets silent to false
+// when something has.
+func (l *link) read(ctx context.Context, conn *websocket.Conn, silent *bool) error {
 	for {
 		l.reading.Store(false)
 		_, r, err := conn.NextReader()
@@ -286,6 +299,7 @@ func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
 		if err != nil {
 			return err
 		}
+		*silent, l.blocked = false, 0
 		l.user.heard(l.number)
 		var env protocol.Envelope
 		if err := json.Unmarshal(text, &env); err != nil {

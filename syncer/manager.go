@@ -112,8 +112,8 @@ func newManager(s *Syncer) *manager {
 	}
 }
 
-// begin is called by the link before it asks for data on a new connection and
-// returns the cursor to ask with: 0 for everything.
+// begin is called by the source before it asks for data on a new connection, or
+// again on this one, and returns the cursor to ask with: 0 for everything.
 func (m *manager) begin(ctx context.Context, connection uint64) (int64, error) {
 	answer := make(chan int64, 1)
 	select {
@@ -202,8 +202,9 @@ func (m *manager) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case b := <-m.begins:
+			fresh := b.connection != m.connection
 			m.open(b)
-			if m.synced && !m.whole {
+			if fresh && m.synced && !m.whole {
 				// The cursor catches up quickly; what it cannot see (deletions,
 				// late commits) is found by asking for everything soon after.
 				reconcile.Reset(rand.N(min(cfg.Reconcile, 30*time.Second)))
@@ -220,6 +221,8 @@ func (m *manager) run(ctx context.Context) {
 			m.asking, m.wantLoad = true, true
 			reconcile.Reset(m.reconcileIn())
 		case <-m.doubtful.C:
+			m.asking, m.wantLoad = true, true
+		case <-m.syncer.reconciles:
 			m.asking, m.wantLoad = true, true
 		case <-m.syncer.accepts:
 			m.accept = true

@@ -205,6 +205,8 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 		envs:       map[string]*proxied{},
 	}
 	p.link = &link{cfg: &p.conf, base: base, name: "relay-proxy", user: p.asLinkUser()}
+	var numbers uint64
+	p.link.next = func() uint64 { numbers++; return numbers }
 	return p, nil
 }
 

@@ -70,10 +70,12 @@ func (p *proxyUser) connected(uint64) {
 
 func (p *Proxy) ended(number uint64, err error) {
 	p.mu.Lock()
-	p.lost, p.status.Err = number, err
+	p.lost, p.status.Err = max(p.lost, number), err
 	p.mu.Unlock()
 	p.conf.Logger.Warn("no connection for the relay-proxy key", "error", err)
-	p.each(func(e *proxied) { e.syncer.update(func(_ *Status, h *health) { h.lost, h.linkErr = number, err }) })
+	p.each(func(e *proxied) {
+		e.syncer.update(func(_ *Status, h *health) { h.lost, h.linkErr = max(h.lost, number), err })
+	})
 }
 
 func (p *proxyUser) skewed(by time.Duration) {
