@@ -271,7 +271,12 @@ func plain(err error) error {
 // openStore opens the store that a URL names, for reading or, with the secret that
 // the flags come by, for writing.
 func openStore(con *console, text string, write sdk.Secret) (store.DataStore, error) {
-	readOnly := write == ""
+	return openStoreTo(con, text, write != "", write)
+}
+
+// openStoreTo is openStore where flags may be written that come by no secret.
+func openStoreTo(con *console, text string, writes bool, write sdk.Secret) (store.DataStore, error) {
+	readOnly := !writes
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("store URL: %w; use redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json", badURL(err))
@@ -279,9 +284,12 @@ func openStore(con *console, text string, write sdk.Secret) (store.DataStore, er
 	switch u.Scheme {
 	case "redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster":
 		o := &redis.Options{Logger: con.warnings()}
-		if q := u.Query(); write != "" && q.Get("layout") == "featbit" {
+		if q := u.Query(); writes && q.Get("layout") == "featbit" {
 			if q.Get("write") != "true" {
 				return nil, errors.New("FeatBit's layout is written only if the store URL has write=true; never say so of the Redis of a FeatBit installation")
+			}
+			if write == "" {
+				return nil, errors.New("FeatBit's layout has the environment's secret in it, so it cannot be written from another store")
 			}
 			// FeatBit's evaluation server lets in who has a secret that it finds there.
 			o.FeatBit.Secrets = []redis.FeatBitSecret{{Value: redis.Secret(write), Type: "server"}}
