@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,14 +17,18 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/flagstead/flagstead/internal/protocol"
-	"github.com/flagstead/flagstead/internal/wire"
 )
 
-// A link keeps a connection to FeatBit and hands what arrives to the manager.
+// A link keeps a connection to FeatBit for its user.
 type link struct {
-	syncer  *Syncer
-	manager *manager
-	number  uint64 // of the connection that is open or was last
+	cfg    *Config
+	base   *url.URL
+	name   string // what it is for, in logs
+	user   linkUser
+	next   func() uint64 // numbers the connections
+	number uint64        // of the connection that is open or was last
+
+	blocked int // attempts in a row that reached somebody, but opened no stream
 
 	// skew is FeatBit's clock minus ours, by the Date header of its last answer.
 	// applied is what the last token was made with.
@@ -32,6 +37,33 @@ type link struct {
 
 	reading atomic.Bool // a message is arriving
 }
+
+// A linkUser says what a link connects to, and takes what comes.
+type linkUser interface {
+	// request returns the address of the stream and the handshake's header. now is
+	// FeatBit's time.
+	request(now time.Time) (url string, header http.Header)
+
+	// hint says what may be wrong when FeatBit refuses a connection with 4003.
+	hint(dated bool) string
+
+	connected(number uint64)
+	ended(number uint64, err error)
+	skewed(by time.Duration)
+	heard(number uint64)            // something arrived
+	ignored(what string, err error) // and could not be used
+
+	// write makes requests and pings until ctx ends or the connection must. It is
+	// the only writer of the connection but for the close frame.
+	write(ctx context.Context, conn *websocket.Conn, number uint64) error
+
+	// dataSync takes the data of a message of that type. An error ends the
+	// connection.
+	dataSync(ctx context.Context, data json.RawMessage, number uint64) error
+}
+
+// errRenew ends a connection that works, because a new one has more to give.
+var errRenew = errors.New("a new connection is wanted")
 
 // errClock says that FeatBit refused a token for its time. The next one is made
 // with FeatBit's.
@@ -45,12 +77,12 @@ const goodAfter = time.Minute
 // run connects again and again. It returns ctx's error or one that wraps
 // ErrUnauthorized.
 func (l *link) run(ctx context.Context) error {
-	cfg := &l.syncer.cfg
+	cfg := l.cfg
 	for attempt := 0; ; attempt++ {
 		began := time.Now()
 		err := l.connect(ctx)
 		if errors.Is(err, errClock) && ctx.Err() == nil {
-			l.syncer.cfg.Logger.Warn("connecting again with FeatBit's time", "env", l.syncer.env, "error", err)
+			cfg.Logger.Warn("connecting again with FeatBit's time", "env", l.name, "error", err)
 			err = l.connect(ctx)
 		}
 		if ctx.Err() != nil {
@@ -59,10 +91,14 @@ func (l *link) run(ctx context.Context) error {
 		if errors.Is(err, ErrUnauthorized) {
 			return err
 		}
+		if errors.Is(err, errRenew) {
+			attempt = -1
+			continue
+		}
 		if time.Since(began) > goodAfter {
 			attempt = 0
 		}
-		l.syncer.update(func(_ *Status, h *health) { h.lost, h.linkErr = l.number, err })
+		l.user.ended(l.number, err)
 		if !pause(ctx, jitter(attempt, cfg.BackoffMin, cfg.BackoffMax)) {
 			return ctx.Err()
 		}
@@ -98,9 +134,12 @@ func (l *link) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.number++
-	l.syncer.update(func(st *Status, _ *health) { st.Connects++ })
+	l.number = l.next()
+	number := l.number
+	silent := true
+	l.user.connected(number)
 
+	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -115,13 +154,19 @@ func (l *link) connect(ctx context.Context) error {
 	defer stop()
 
 	wg.Go(func() {
-		if err := l.write(ctx, conn); err != nil {
+		if err := l.user.write(ctx, conn, number); err != nil {
 			cancel(err)
 		}
 	})
-	err = l.read(ctx, conn)
-	if errors.Is(err, errMalformed) {
+	err = l.read(ctx, conn, &silent)
+	if _, closed := errors.AsType[*websocket.CloseError](err); silent && !closed && outer.Err() == nil {
+		l.blocked++ // something on the way lets the handshake pass and nothing else
+	}
+	switch {
+	case errors.Is(err, errMalformed):
 		sendClose(conn, websocket.CloseGoingAway)
+	case errors.Is(err, errRenew):
+		sendClose(conn, websocket.CloseNormalClosure)
 	}
 	if _, ok := errors.AsType[*websocket.CloseError](err); ok {
 		return l.explain(err) // says more than that nothing could be sent any more
@@ -137,7 +182,7 @@ func sendClose(conn *websocket.Conn, code int) {
 }
 
 func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
-	cfg := &l.syncer.cfg
+	cfg := l.cfg
 	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	var live *liveConn
@@ -158,17 +203,11 @@ func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
 	if cfg.TLS != nil {
 		d.TLSClientConfig = cfg.TLS.Clone()
 	}
-	header := http.Header{
-		"User-Agent":    {protocol.UserAgent},
-		"Authorization": {string(cfg.Secret)},
-
-		protocol.PatchesHeader: {protocol.WholePatches},
-	}
 	l.applied = l.skew
-	token := protocol.Token(cfg.Secret, time.Now().Add(l.applied))
+	address, header := l.user.request(time.Now().Add(l.applied))
 	// The library would set a context's deadline on the connection, and what fails
 	// by that does not say so; ctx closes the connection instead.
-	conn, resp, err := d.DialContext(context.WithoutCancel(ctx), protocol.StreamingURL(l.syncer.base, token), header)
+	conn, resp, err := d.DialContext(context.WithoutCancel(ctx), address, header)
 	if resp != nil {
 		l.noteDate(resp.Header.Get("Date"))
 	}
@@ -179,6 +218,9 @@ func (l *link) dial(ctx context.Context) (*websocket.Conn, error) {
 	if err != nil {
 		if live != nil {
 			live.arm()
+			l.blocked++
+		} else {
+			l.blocked = 0
 		}
 		if resp == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fmt.Errorf("no answer within %v: %w", cfg.DialTimeout, err)
@@ -206,12 +248,12 @@ func (l *link) noteDate(date string) {
 		return
 	}
 	l.skew = skew
-	l.syncer.update(func(st *Status, _ *health) { st.ClockSkew = skew })
+	l.user.skewed(skew)
 }
 
 // dialError says in words what a failed attempt means. The text has no token.
 func (l *link) dialError(resp *http.Response, err error) error {
-	where := l.syncer.base.Redacted() + protocol.StreamingPath
+	where := l.base.Redacted() + protocol.StreamingPath
 	if resp == nil {
 		return fmt.Errorf("cannot connect to %s: %w", where, err)
 	}
@@ -235,66 +277,17 @@ func (l *link) explain(err error) error {
 			return fmt.Errorf("%w: clock off by %d s, FeatBit allows %d s (4003)", errClock,
 				int(off.Seconds()), int(protocol.TokenWindow.Seconds()))
 		}
-		hint := "check that the secret is a server secret of an existing environment"
-		if !l.dated {
-			hint += fmt.Sprintf(", and that this host's clock is less than %d s off", int(protocol.TokenWindow.Seconds()))
-		}
-		return fmt.Errorf("%w: %s", ErrUnauthorized, hint)
+		return fmt.Errorf("%w: %s", ErrUnauthorized, l.user.hint(l.dated))
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return fmt.Errorf("connection to %s is dead: nothing arrived for %v", l.syncer.base.Redacted(), l.syncer.cfg.ReadTimeout)
+		return fmt.Errorf("connection to %s is dead: nothing arrived for %v", l.base.Redacted(), l.cfg.ReadTimeout)
 	}
-	return fmt.Errorf("connection to %s lost: %w", l.syncer.base.Redacted(), err)
+	return fmt.Errorf("connection to %s lost: %w", l.base.Redacted(), err)
 }
 
-// write asks for data, then pings, and asks again when the manager wants
-// everything. It is the only writer of the connection but for the close frame.
-func (l *link) write(ctx context.Context, conn *websocket.Conn) error {
-	cfg := &l.syncer.cfg
-	cursor, err := l.manager.begin(ctx, l.number)
-	if err != nil {
-		return err
-	}
-	send := func(frame []byte) error {
-		conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
-		return conn.WriteMessage(websocket.TextMessage, frame)
-	}
-	if err := send(protocol.DataSyncRequest(cursor)); err != nil {
-		return err
-	}
-	ping := time.NewTicker(cfg.Ping)
-	defer ping.Stop()
-	// The server never says no: an answer that does not come is the only sign
-	// of trouble on its side.
-	answer := time.NewTimer(cfg.answerTimeout)
-	defer answer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ping.C:
-			err = send(protocol.PingFrame)
-		case <-l.manager.resync:
-			err = send(protocol.DataSyncRequest(0))
-			answer.Reset(cfg.answerTimeout)
-		case <-l.manager.answered:
-			answer.Stop()
-		case <-answer.C:
-			if l.reading.Load() {
-				// It may be the answer, on a slow line. If the line is dead, the
-				// read ends.
-				answer.Reset(min(time.Second, cfg.answerTimeout))
-				continue
-			}
-			err = errors.New("the server does not answer data-sync requests")
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
+// read hands over what arrives until the connection ends. It sets silent to false
+// when something has.
+func (l *link) read(ctx context.Context, conn *websocket.Conn, silent *bool) error {
 	for {
 		l.reading.Store(false)
 		_, r, err := conn.NextReader()
@@ -306,39 +299,26 @@ func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
 		if err != nil {
 			return err
 		}
-		l.syncer.heard.Store(time.Now().UnixNano())
+		*silent, l.blocked = false, 0
+		l.user.heard(l.number)
 		var env protocol.Envelope
 		if err := json.Unmarshal(text, &env); err != nil {
 			if _, ok := errors.AsType[*json.SyntaxError](err); ok {
 				return fmt.Errorf("%w of %d bytes", errMalformed, len(text))
 			}
-			l.ignore("message of unknown shape", err)
+			l.user.ignored("message of unknown shape", err)
 			continue
 		}
 		if env.MessageType != protocol.TypeDataSync {
 			if env.MessageType != protocol.TypePong {
-				l.ignore("message of unknown type", nil)
+				l.user.ignored("message of unknown type", nil)
 			}
 			continue
 		}
-		doc, err := wire.ParsePayload(env.Data)
-		if err != nil {
-			l.ignore("data-sync message", err)
-			l.manager.suspect()
-			continue
-		}
-		for _, err := range doc.Skipped {
-			l.ignore("item", err)
-		}
-		if err := l.manager.receive(ctx, delivery{doc, l.number}); err != nil {
+		if err := l.user.dataSync(ctx, env.Data, l.number); err != nil {
 			return err
 		}
 	}
-}
-
-func (l *link) ignore(what string, err error) {
-	l.syncer.update(func(st *Status, _ *health) { st.Ignored++ })
-	l.syncer.cfg.Logger.Warn("ignored "+what, "env", l.syncer.env, "error", err)
 }
 
 // A liveConn fails a read when nothing at all arrives for a while. The deadline

@@ -27,6 +27,7 @@ type manager struct {
 	results chan result
 	busy    bool // a job is under way
 
+	whole  bool                    // the source gives everything whenever it is asked, and is asked in time by others
 	held   map[store.ID]store.Item // the state as far as it is known
 	synced bool                    // held is a whole state of FeatBit's
 
@@ -116,8 +117,8 @@ func newManager(s *Syncer) *manager {
 	}
 }
 
-// begin is called by the link before it asks for data on a new connection and
-// returns the cursor to ask with: 0 for everything.
+// begin is called by the source before it asks for data on a new connection, or
+// again on this one, and returns the cursor to ask with: 0 for everything.
 func (m *manager) begin(ctx context.Context, connection uint64) (int64, error) {
 	answer := make(chan int64, 1)
 	select {
@@ -183,6 +184,9 @@ func (m *manager) run(ctx context.Context) {
 	defer check.Stop()
 	reconcile := time.NewTimer(m.reconcileIn())
 	defer reconcile.Stop()
+	if m.whole {
+		reconcile.Stop()
+	}
 	m.retry = time.NewTimer(time.Hour)
 	defer m.retry.Stop()
 	m.openLimit = time.NewTimer(time.Hour)
@@ -203,8 +207,9 @@ func (m *manager) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case b := <-m.begins:
+			fresh := b.connection != m.connection
 			m.open(b)
-			if m.synced {
+			if fresh && m.synced && !m.whole {
 				// The cursor catches up quickly; what it cannot see (deletions,
 				// late commits) is found by asking for everything soon after.
 				reconcile.Reset(rand.N(min(cfg.Reconcile, 30*time.Second)))
@@ -221,6 +226,8 @@ func (m *manager) run(ctx context.Context) {
 			m.asking, m.wantLoad = true, true
 			reconcile.Reset(m.reconcileIn())
 		case <-m.doubtful.C:
+			m.asking, m.wantLoad = true, true
+		case <-m.syncer.reconciles:
 			m.asking, m.wantLoad = true, true
 		case <-m.syncer.accepts:
 			m.accept = true
@@ -257,7 +264,7 @@ func (m *manager) drain() {
 }
 
 func (m *manager) cursor() int64 {
-	if !m.synced {
+	if !m.synced || m.whole {
 		return 0
 	}
 	newest := int64(0)

@@ -57,7 +57,8 @@ var (
 	ErrNotFeatBit = errors.New("not a FeatBit evaluation server")
 )
 
-// Config says what to sync, and how. URL, Secret and Store are required.
+// Config says what to sync, and how. Store is required, and either URL and Secret or
+// From.
 type Config struct {
 	// URL is FeatBit's evaluation server (or a relay), such as
 	// wss://featbit.example; http and https mean ws and wss. /streaming is
@@ -66,6 +67,22 @@ type Config struct {
 
 	// Secret is the environment's server secret.
 	Secret Secret
+
+	// From, instead of URL and Secret, is a store to copy: for a region of its own,
+	// or from a file. As long as nothing was ever committed to it nothing is written.
+	// The syncer does not close it.
+	From store.Reader
+
+	// Env, with From, is the id of the environment that From must be of; flags of
+	// another one are not copied. Empty takes any.
+	Env string
+
+	// Poll says when FeatBit is polled over HTTP instead of being listened to.
+	Poll Poll
+
+	// PollInterval is the time between two polls; it is jittered by a tenth. Zero
+	// means 30 seconds.
+	PollInterval time.Duration
 
 	// Store receives the flags. The syncer does not close it.
 	Store store.DataStore
@@ -138,6 +155,7 @@ func (c Config) withDefaults() Config {
 		value time.Duration
 	}{
 		{&c.Reconcile, 10 * time.Minute},
+		{&c.PollInterval, 30 * time.Second},
 		{&c.Check, time.Second},
 		{&c.StoreTimeout, 10 * time.Second},
 		{&c.BackoffMin, time.Second},
@@ -184,7 +202,7 @@ type State uint8
 // The states, in FeatBit's terms.
 const (
 	Initializing State = iota // never was OK yet
-	OK                        // the stream is open, and what was asked for when it opened is in the store
+	OK                        // the stream is open (or polls work), and what was asked for when it opened is in the store
 	Interrupted               // was OK; the syncer is trying to be so again
 	Off                       // Run has returned
 )
@@ -200,8 +218,14 @@ type Status struct {
 	Since time.Time // when State was entered
 	Err   error     // what keeps the syncer from being OK, or nil
 
+	// Transport is how the flags come: TransportStream, TransportPoll or
+	// TransportStore; empty before the first connection.
+	Transport string
+
 	// Confirmed is until when the store is known to be equal to FeatBit: when the
-	// stream, with all that came on it in the store, last gave a sign of life.
+	// stream, with all that came on it in the store, last gave a sign of life, or
+	// when the last poll was made. With Config.From it is what that store's heartbeat
+	// says, if it has one, or when it was last read.
 	Confirmed time.Time
 	Heard     time.Time // when FeatBit last sent anything on the stream
 
@@ -237,8 +261,9 @@ type Syncer struct {
 	status Status
 	health health
 
-	accepts chan struct{} // capacity 1: an operator's word, see Accept
-	beats   chan struct{} // capacity 1: the heartbeat has news
+	accepts    chan struct{} // capacity 1: an operator's word, see Accept
+	reconciles chan struct{} // capacity 1: see Reconcile
+	beats      chan struct{} // capacity 1: the heartbeat has news
 
 	notify sync.Mutex // one call of OnStatus at a time
 }
@@ -262,6 +287,15 @@ func (h health) current() bool { return h.up() && h.storeErr == nil && h.guardEr
 // New checks cfg and returns a syncer that has not connected yet. The error
 // says what is wrong with cfg, without the secret.
 func New(cfg Config) (*Syncer, error) {
+	if cfg.Poll > PollAlways {
+		return nil, fmt.Errorf("syncer: no such Poll: %d", cfg.Poll)
+	}
+	if cfg.From != nil {
+		return newCopying(cfg)
+	}
+	if cfg.Env != "" {
+		return nil, errors.New("syncer: Env without From; the secret names the environment")
+	}
 	base, err := protocol.BaseURL(cfg.URL, "ws")
 	if err != nil {
 		return nil, fmt.Errorf("syncer: %w", err)
@@ -276,14 +310,19 @@ func New(cfg Config) (*Syncer, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("syncer: no store")
 	}
+	return newSyncer(cfg.withDefaults(), base, env), nil
+}
+
+func newSyncer(cfg Config, base *url.URL, env string) *Syncer {
 	return &Syncer{
-		cfg:     cfg.withDefaults(),
-		base:    base,
-		env:     env,
-		status:  Status{Since: time.Now()},
-		accepts: make(chan struct{}, 1),
-		beats:   make(chan struct{}, 1),
-	}, nil
+		cfg:        cfg,
+		base:       base,
+		env:        env,
+		status:     Status{Since: time.Now()},
+		accepts:    make(chan struct{}, 1),
+		reconciles: make(chan struct{}, 1),
+		beats:      make(chan struct{}, 1),
+	}
 }
 
 // Status returns the current status. It does not block.
@@ -328,7 +367,7 @@ func (s *Syncer) update(change func(*Status, *health)) {
 		signal(s.beats)
 		s.cfg.Logger.Info("syncer state", "env", s.env, "state", after.State.String(), "error", after.Err)
 	}
-	if s.cfg.OnStatus != nil && (after.State != before.State || text(after.Err) != text(before.Err) || after.Fulls != before.Fulls || after.Frozen != before.Frozen || after.ClockSkew != before.ClockSkew) {
+	if s.cfg.OnStatus != nil && (after.State != before.State || text(after.Err) != text(before.Err) || after.Fulls != before.Fulls || after.Frozen != before.Frozen || after.Transport != before.Transport || after.ClockSkew != before.ClockSkew) {
 		s.cfg.OnStatus(after)
 	}
 }
@@ -370,18 +409,28 @@ func (s *Syncer) linkUp() bool {
 	return s.health.up()
 }
 
+// Reconcile asks the source for everything now. It does not block.
+func (s *Syncer) Reconcile() { signal(s.reconciles) }
+
 // Run syncs until ctx ends, and returns its error, or until FeatBit refuses the
 // secret for good, and returns an error that wraps [ErrUnauthorized]. Nothing
 // else ends it: it reconnects after every loss of the connection and holds the
 // newest state while the store is down. Run may be called once.
 func (s *Syncer) Run(ctx context.Context) error {
+	m := newManager(s)
+	if s.cfg.From != nil {
+		m.whole = true
+		return s.run(ctx, m, (&copier{syncer: s, manager: m}).run)
+	}
+	return s.run(ctx, m, newEnvironment(s, m).run)
+}
+
+// run runs m, and its source beside it.
+func (s *Syncer) run(ctx context.Context, m *manager, source func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	m := newManager(s)
-	link := &link{syncer: s, manager: m}
-
 	var wg sync.WaitGroup
-	wg.Go(func() { cancel(link.run(ctx)) })
+	wg.Go(func() { cancel(source(ctx)) })
 	wg.Go(func() { s.pulse(ctx) })
 	if m.recorder != nil {
 		wg.Go(func() { m.recorder.run(ctx) })

@@ -117,11 +117,21 @@ type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
+// A codedError ends the program with a status of its own.
+type codedError struct {
+	error
+	code int
+}
+
+func (e codedError) Unwrap() error { return e.error }
+
 // The exit codes.
 const (
 	exitOK          = 0
 	exitFailure     = 1
 	exitUsage       = 2
+	exitRefused     = 3   // of sync --once: the guard refused what FeatBit sent
+	exitForbidden   = 4   // of sync --once: FeatBit refused the secret
 	exitInterrupted = 130 // as shells have it
 )
 
@@ -176,6 +186,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return exitInterrupted
 	}
 	con.complain("%v", err)
+	if coded, ok := errors.AsType[codedError](err); ok {
+		return coded.code
+	}
 	return exitFailure
 }
 

@@ -302,7 +302,12 @@ func plain(err error) error {
 // openStore opens the store that a URL names, for reading or, with the secret that
 // the flags come by, for writing.
 func openStore(con *console, text string, write sdk.Secret) (store.DataStore, error) {
-	r := fleet.OpenRequest{URL: text, ReadOnly: write == ""}
+	return openStoreTo(con, text, write != "", write)
+}
+
+// openStoreTo is openStore where flags may be written that come by no secret.
+func openStoreTo(con *console, text string, writes bool, write sdk.Secret) (store.DataStore, error) {
+	r := fleet.OpenRequest{URL: text, ReadOnly: !writes}
 	if write != "" {
 		r.Server = []sdk.Secret{write}
 	}
@@ -322,6 +327,9 @@ func openFor(con *console, log *slog.Logger, r fleet.OpenRequest) (store.DataSto
 		if q := u.Query(); !r.ReadOnly && q.Get("layout") == "featbit" {
 			if q.Get("write") != "true" {
 				return nil, errors.New("FeatBit's layout is written only if the store URL has write=true; never say so of the Redis of a FeatBit installation")
+			}
+			if len(r.Server)+len(r.Client) == 0 {
+				return nil, errors.New("FeatBit's layout has the environment's secret in it, so it cannot be written from another store")
 			}
 			// FeatBit's evaluation server lets in who has a secret that it finds there.
 			for kind, secrets := range map[string][]sdk.Secret{"server": r.Server, "client": r.Client} {

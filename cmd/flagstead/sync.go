@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flagstead/flagstead/sdk"
 	"github.com/flagstead/flagstead/store/memory"
 	"github.com/flagstead/flagstead/syncer"
 )
@@ -19,6 +20,10 @@ type syncCmd struct {
 
 	Store      string        `arg:"" env:"FLAGSTEAD_STORE" placeholder:"STORE" help:"Store to write: redis://host:6379/0, bolt:///path/flags.db or file:///path/flags.json."`
 	FeatBit    featbit       `embed:""`
+	From       string        `placeholder:"STORE" help:"Copy this store instead of asking FeatBit: redis://…, bolt://… or file://…."`
+	Once       bool          `help:"End when the store has one full state: for jobs. Exit 0: it has; 1: FeatBit or the store failed, or --start was not enough; 3: the guard refused the state; 4: FeatBit refused the secret."`
+	Reconcile  time.Duration `default:"10m" placeholder:"TIME" help:"How often to ask for everything, which finds deletions (default ${default}). SIGUSR1 asks now."`
+	Poll       string        `default:"fallback" placeholder:"WHEN" help:"When to poll over HTTP: fallback (while WebSockets do not get through), never or always (default ${default})."`
 	Accept     bool          `help:"Take the first full state as it is, even if the store would lose most of its flags, or get those of another environment."`
 	MaxRemoved string        `default:"50%" placeholder:"PERCENT" help:"Refuse, until FeatBit repeats it, a full state that lacks more of the store's flags than this (default ${default}; 100% refuses none but empty ones)."`
 	GuardWait  time.Duration `default:"5s" placeholder:"TIME" help:"When to ask FeatBit again after a refusal (default ${default}). Without --wait, --start should be longer."`
@@ -36,9 +41,14 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 		ctx, cancel = endWith(ctx, con.in)
 		defer cancel()
 	}
-	secret, err := c.FeatBit.check(con)
-	if err != nil {
-		return err
+	var secret sdk.Secret
+	if c.From == "" {
+		var err error
+		if secret, err = c.FeatBit.check(con); err != nil {
+			return err
+		}
+	} else if con.typed["url"] {
+		return usageError("--from and --url can't be used together")
 	}
 	reach := &contact{}
 	percent, err := strconv.ParseFloat(strings.TrimSuffix(c.MaxRemoved, "%"), 64)
@@ -48,9 +58,26 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 	if c.GuardWait <= 0 {
 		return usageError(fmt.Sprintf("--guard-wait=%v: want a time above zero", c.GuardWait))
 	}
-	cfg := syncer.Config{URL: c.FeatBit.URL, Secret: secret, Logger: con.loud(), NetDial: reach.dial}
 	if c.History < 0 {
 		return usageError(fmt.Sprintf("--history=%d: want a number from 0 on", c.History))
+	}
+	if c.Reconcile <= 0 {
+		return usageError(fmt.Sprintf("--reconcile=%v: want a time above zero", c.Reconcile))
+	}
+	poll, ok := map[string]syncer.Poll{"fallback": syncer.PollFallback, "never": syncer.PollNever, "always": syncer.PollAlways}[c.Poll]
+	if !ok {
+		return usageError(fmt.Sprintf("--poll=%s: want fallback, never or always", c.Poll))
+	}
+	cfg := syncer.Config{Logger: con.loud(), NetDial: reach.dial, Reconcile: c.Reconcile, Poll: poll}
+	if c.From == "" {
+		cfg.URL, cfg.Secret = c.FeatBit.URL, secret
+	} else {
+		from, err := openStore(con, c.From, "")
+		if err != nil {
+			return fmt.Errorf("--from: %w", err)
+		}
+		defer from.Close()
+		cfg.From = from
 	}
 	cfg.Guard.MaxRemoved, cfg.Guard.Wait = percent/100, c.GuardWait
 	startCtx, cancel := context.WithTimeout(ctx, c.Start)
@@ -58,14 +85,14 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 	// A wrong address or secret must leave no trace, so FeatBit is asked first
 	// and the store is opened, which may create it, when there is data.
 	if !c.Wait {
-		if err := c.probe(startCtx, con, cfg); err != nil {
+		if err := c.look(startCtx, con, cfg); err != nil {
 			if ctx.Err() != nil {
 				return errInterrupted
 			}
-			return c.named(err)
+			return c.coded(err)
 		}
 	}
-	st, err := openStore(con, c.Store, secret)
+	st, err := openStoreTo(con, c.Store, true, secret)
 	if err != nil {
 		return err
 	}
@@ -80,6 +107,12 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 	}
 	cfg.Store, cfg.History = st, c.History
 	reach.hangUpWith(ctx)
+	if c.Once {
+		if c.Wait {
+			startCtx = ctx
+		}
+		return c.once(ctx, startCtx, con, cfg)
+	}
 	return c.run(ctx, startCtx, con, cfg)
 }
 
@@ -123,12 +156,74 @@ func (c *syncCmd) run(ctx, start context.Context, con *console, cfg syncer.Confi
 	if c.Accept {
 		s.Accept()
 	}
+	defer onReconcileSignal(func() {
+		con.printf("%s  asking for everything\n", time.Now().Format("15:04:05"))
+		s.Reconcile()
+	})()
 	err = s.Run(runCtx)
 	if ctx.Err() != nil {
 		con.printf("%s  stopped\n", time.Now().Format("15:04:05"))
 		return nil
 	}
 	return c.named(err)
+}
+
+// once fills the store one time.
+func (c *syncCmd) once(ctx, start context.Context, con *console, cfg syncer.Config) error {
+	cfg.Guard.Off = c.Accept
+	st, err := syncer.Once(start, cfg)
+	_, refused := errors.AsType[*syncer.RefusedError](err)
+	switch {
+	case err == nil:
+		con.printf("%s  in sync: %s is equal to %s\n", time.Now().Format("15:04:05"), redact(c.Store), c.source())
+		return nil
+	case ctx.Err() != nil:
+		return errInterrupted
+	case refused:
+		return codedError{c.late(err), exitRefused}
+	case errors.Is(err, context.DeadlineExceeded):
+		return c.late(st.Err)
+	}
+	return c.coded(err)
+}
+
+// coded is named, with the status that --once promises.
+func (c *syncCmd) coded(err error) error {
+	if c.Once && errors.Is(err, syncer.ErrUnauthorized) {
+		return codedError{c.named(err), exitForbidden}
+	}
+	return c.named(err)
+}
+
+// source names what is synced from.
+func (c *syncCmd) source() string {
+	if c.From != "" {
+		return redact(c.From)
+	}
+	return "FeatBit"
+}
+
+// look returns why there are no flags at the source, before the store is touched.
+func (c *syncCmd) look(ctx context.Context, con *console, cfg syncer.Config) error {
+	if cfg.From != nil {
+		snap, err := cfg.From.Load(ctx, "")
+		switch {
+		case err != nil:
+			return fmt.Errorf("store %s: %w", redact(c.From), storeWords(err))
+		case snap.Rev == "":
+			return fmt.Errorf("store %s: nothing was ever written to it", redact(c.From))
+		}
+		return nil
+	}
+	err := c.probe(ctx, con, cfg)
+	if err == nil || cfg.Poll != syncer.PollFallback || errors.Is(err, syncer.ErrUnauthorized) || ctx.Err() != nil {
+		return err
+	}
+	cfg.Poll = syncer.PollAlways
+	if c.probe(ctx, con, cfg) == nil {
+		return nil
+	}
+	return err
 }
 
 // named puts the URL before an error that does not name it.
@@ -195,17 +290,25 @@ func (c *syncCmd) probe(ctx context.Context, con *console, cfg syncer.Config) er
 
 // report prints changes of the syncer's state.
 func (c *syncCmd) report(con *console) func(syncer.Status) {
-	last := syncer.Initializing
+	last, transport := syncer.Initializing, ""
 	lastErr := ""
 	return func(s syncer.Status) {
 		now := time.Now().Format("15:04:05")
 		switch {
 		case s.State == syncer.OK && last != syncer.OK:
-			con.printf("%s  in sync: %s is equal to FeatBit\n", now, redact(c.Store))
+			con.printf("%s  in sync: %s is equal to %s\n", now, redact(c.Store), c.source())
 			lastErr = ""
 		case s.Err != nil && s.State != syncer.Off && s.Err.Error() != lastErr:
 			lastErr = s.Err.Error()
 			con.printf("%s  interrupted: %v; trying again\n", now, s.Err)
+		}
+		if s.State == syncer.OK && s.Transport != transport {
+			if s.Transport == syncer.TransportPoll {
+				con.printf("%s  polling\n", now)
+			} else if transport == syncer.TransportPoll {
+				con.printf("%s  polling no longer: the stream gets through\n", now)
+			}
+			transport = s.Transport
 		}
 		last = s.State
 	}

@@ -127,7 +127,7 @@ type RelayProxy struct {
 	AgentID  string `yaml:"agent-id"`
 	Register *bool  `yaml:"register"` // unset: yes
 
-	key protocol.Secret
+	key protocol.ProxyKey
 }
 
 // Log says what is logged.
@@ -425,17 +425,20 @@ func (e *Environment) secrets() []protocol.Secret {
 	return slices.DeleteFunc(all, func(s protocol.Secret) bool { return s == "" })
 }
 
-func (p *RelayProxy) complete(c *Config) (err error) {
-	if p.key, err = secret("key", p.Key, p.KeyFile); err != nil {
+func (p *RelayProxy) complete(c *Config) error {
+	key, err := secret("key", p.Key, p.KeyFile)
+	if err != nil {
 		return err
 	}
+	p.key = protocol.ProxyKey(key)
 	switch {
-	case p.key == "":
+	case key == "":
 		return errors.New("no key; give key or key-file")
-	case !strings.HasPrefix(string(p.key), "rp-"):
-		return errors.New("key is not a relay proxy's: those begin with rp-")
 	case c.FeatBit.URL == "":
 		return errors.New("no featbit.url")
+	}
+	if err := p.key.Check(); err != nil {
+		return err
 	}
 	if err := p.inherit(c.Defaults); err != nil {
 		return err

@@ -235,8 +235,8 @@ func (p *proxy) runs(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		s, err := syncer.NewProxy(syncer.ProxyConfig{
-			URL: p.url, Key: p.plan.key, AgentID: p.plan.AgentID, NoRegister: p.plan.Register != nil && !*p.plan.Register,
-			Open: p.open, OnEnvironments: p.changed, Sync: p.sync,
+			URL: p.url, Key: p.plan.key, AgentID: p.plan.AgentID, Register: p.plan.Register == nil || *p.plan.Register,
+			Open: p.open, OnEnvironments: p.changed, Config: p.sync,
 		})
 		if err != nil {
 			p.fail(err)
@@ -332,7 +332,7 @@ func (p *proxy) closeStores() {
 
 // A ProxyStatus tells how the connection of a relay proxy stands.
 type ProxyStatus struct {
-	Connected  bool   `json:"connected"`
+	State      string `json:"state"` // ok if all environments are
 	Registered bool   `json:"registered"`
 	Error      string `json:"error,omitempty"`
 	Refused    string `json:"registrationError,omitempty"`
@@ -348,14 +348,14 @@ func (p *proxy) status() *ProxyStatus {
 	st := &ProxyStatus{Error: text(err)}
 	if s != nil {
 		now := s.Status()
-		st.Connected, st.Registered, st.Connects, st.Fulls, st.Ignored = now.Connected, now.Registered, now.Connects, now.Fulls, now.Ignored
+		st.State, st.Registered, st.Connects, st.Fulls, st.Ignored = now.State.String(), now.Registered, now.Connects, now.Fulls, now.Ignored
 		st.Error, st.Refused = cmp.Or(st.Error, text(now.Err)), text(now.RegisterErr)
 	}
 	return st
 }
 
 func (p *proxy) environments() []EnvironmentStatus {
-	syncing := map[string]syncer.ProxyEnvStatus{}
+	syncing := map[string]syncer.EnvStatus{}
 	if s := p.current(); s != nil {
 		for _, e := range s.Status().Environments {
 			syncing[e.ID] = e
@@ -369,7 +369,7 @@ func (p *proxy) environments() []EnvironmentStatus {
 		if pl := p.places[e.ID]; pl != nil {
 			st.Store, st.Open, st.Error = redact(pl.url), pl.store != nil, text(pl.err)
 		}
-		if s, ok := syncing[e.ID]; ok && s.Open {
+		if s, ok := syncing[e.ID]; ok {
 			st.syncer(s.Status)
 		}
 		st.ready = st.Open
@@ -379,14 +379,11 @@ func (p *proxy) environments() []EnvironmentStatus {
 }
 
 func (p *proxy) metrics() []metrics.Measurement {
-	st := p.status()
-	return []metrics.Measurement{
-		{Name: "flagstead_proxy_connected", Help: "Whether the relay proxy has a connection on which everything came.", Value: metrics.Bit(st.Connected)},
-		{Name: "flagstead_proxy_registered", Help: "Whether FeatBit knows the agent.", Value: metrics.Bit(st.Registered)},
-		{Name: "flagstead_proxy_connects_total", Help: "Connections of the relay proxy opened.", Counter: true, Value: float64(st.Connects)},
-		{Name: "flagstead_proxy_fulls_total", Help: "Full states of all environments received.", Counter: true, Value: float64(st.Fulls)},
-		{Name: "flagstead_proxy_ignored_total", Help: "Messages of the relay proxy that could not be used.", Counter: true, Value: float64(st.Ignored)},
+	s := p.current()
+	if s == nil {
+		return nil
 	}
+	return s.Metrics()
 }
 
 func (p *proxy) metricGroups() []metrics.Group {

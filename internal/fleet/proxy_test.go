@@ -147,7 +147,7 @@ func TestRelayProxy(t *testing.T) {
 	if _, _, code := f.connect(t, secretOf(t, protocol.NewEnvID())); code != 4003 {
 		t.Errorf("an unknown secret is closed with %d", code)
 	}
-	for _, want := range []string{"flagstead_proxy_connected 1", `flagstead_syncer_ok{env="p:one"} 1`, `flagstead_relay_env_flags{env="p:two"} 1`, "flagstead_metrics_left_out 0"} {
+	for _, want := range []string{"flagstead_proxy_ok 1", `flagstead_syncer_ok{env="p:one"} 1`, `flagstead_relay_env_flags{env="p:two"} 1`, "flagstead_metrics_left_out 0"} {
 		eventually(t, want, func() bool {
 			_, numbers := f.get(t, "/metrics")
 			return strings.Contains(numbers, want)

@@ -17,6 +17,7 @@ const (
 	StreamingPath = "/streaming"
 	LatestAllPath = "/api/public/sdk/server/latest-all"
 	InsightPath   = "/api/public/insight/track"
+	RegisterPath  = "/api/public/agent/register"
 )
 
 // Close codes of the stream that have a meaning of their own.
@@ -33,6 +34,8 @@ const (
 	TypePong     = "pong"
 	TypeEcho     = "echo"
 	TypeDataSync = "data-sync"
+
+	TypeAgentStatus = "rp-agent-status" // of a connection with a relay-proxy key
 )
 
 // Frames with fixed content, as the Python SDK and FeatBit's server send them.
@@ -90,6 +93,15 @@ func BaseURL(text, kind string) (*url.URL, error) {
 		return nil, fmt.Errorf("URL %q has no host", u.Redacted())
 	}
 	return &url.URL{Scheme: kind + tls, User: u.User, Host: u.Host, Path: strings.TrimRight(u.Path, "/")}, nil
+}
+
+// ProxyStreamingURL returns the address of the stream for a relay-proxy key, and
+// is as sensitive as that.
+func ProxyStreamingURL(base *url.URL, key ProxyKey) string {
+	u := *base
+	u.Path += StreamingPath
+	u.RawQuery = url.Values{"token": {string(key)}, "type": {"relay-proxy"}}.Encode()
+	return u.String()
 }
 
 // StreamingURL returns the address of the stream for one connection attempt.

@@ -97,3 +97,13 @@ func parseGUID(text string) ([16]byte, error) {
 	}
 	return net, nil
 }
+
+// CheckEnvID returns the GUID of an environment in lower case, or an error if the
+// text is none.
+func CheckEnvID(text string) (string, error) {
+	net, err := parseGUID(text)
+	if err != nil {
+		return "", err
+	}
+	return formatGUID(net), nil
+}
