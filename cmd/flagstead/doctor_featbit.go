@@ -418,7 +418,7 @@ func (e *examination) stream(ctx context.Context, s *server) {
 		},
 	})
 	if err != nil {
-		e.add(check, verdictFail, words(err), "")
+		e.add(check, verdictFail, words(err), "this is not expected: say so to whoever maintains flagstead")
 		return
 	}
 	err = sy.Run(runCtx)
@@ -428,7 +428,7 @@ func (e *examination) stream(ctx context.Context, s *server) {
 	case errors.Is(cause, good):
 		snap, err := st.Load(ctx, "")
 		if err != nil {
-			e.add(check, verdictFail, words(err), "")
+			e.add(check, verdictFail, words(err), "this is not expected: say so to whoever maintains flagstead")
 			return
 		}
 		flags, segments := count(snap.Items)
@@ -510,7 +510,7 @@ func (e *examination) events(ctx context.Context, s *server) {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base.JoinPath(protocol.InsightPath).String(), strings.NewReader("[]"))
 	if err != nil {
-		e.add(check, verdictFail, words(err), "")
+		e.add(check, verdictFail, words(err), "this is not expected: say so to whoever maintains flagstead")
 		return
 	}
 	req.Header.Set("Authorization", string(e.secret))

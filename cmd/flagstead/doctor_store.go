@@ -43,6 +43,7 @@ func (e *examination) store(ctx context.Context) {
 	}
 	if e.loads(ctx, st) {
 		e.heartbeat(ctx, st)
+		e.control(ctx, st)
 	}
 	if r, ok := st.(*redis.Store); ok {
 		e.redisServer(ctx, r)
@@ -165,7 +166,7 @@ func (e *examination) heartbeat(ctx context.Context, st store.Reader) {
 	}
 	beat, err := r.ReadHeartbeat(ctx)
 	if err != nil {
-		e.add(check, verdictFail, words(storeWords(err)), "")
+		e.add(check, verdictFail, words(storeWords(err)), "look at the store's log, and at what this user may read")
 		return
 	}
 	age := time.Since(beat.Written).Round(time.Second)
@@ -180,6 +181,27 @@ func (e *examination) heartbeat(ctx context.Context, st store.Reader) {
 		e.add(check, verdictWarn, fmt.Sprintf("%s says that its source is %s", beat.Writer, beat.Source), "look at that syncer's log")
 	default:
 		e.ok(check, "%s wrote it %v ago; FeatBit confirmed the flags %v ago", beat.Writer, age, time.Since(beat.Confirmed).Round(time.Second))
+	}
+}
+
+// control says whether somebody froze the store, which is easily forgotten.
+func (e *examination) control(ctx context.Context, st store.Reader) {
+	const check = "store control"
+	ctx, cancel := e.start(ctx)
+	defer cancel()
+	r, ok := st.(store.ControlReader)
+	if !ok {
+		return
+	}
+	control, err := r.ReadControl(ctx)
+	switch {
+	case err != nil:
+		e.add(check, verdictFail, words(storeWords(err)), "look at the store's log, and at what this user may read")
+	case !control.Frozen:
+		e.ok(check, "publication is not frozen")
+	default:
+		found := fmt.Sprintf("frozen for %v by %s (%s): changes in FeatBit do not arrive", time.Since(control.At).Round(time.Second), control.By, control.Reason)
+		e.add(check, verdictWarn, found, "flagstead unfreeze, when what it was frozen for is over")
 	}
 }
 

@@ -411,6 +411,16 @@ func TestDoctorRedis(t *testing.T) {
 	_, f, _ = examine(t, place, "--url", "ws://127.0.0.1:1", "--secret", string(other))
 	expect(t, f, "store content", verdictFail, "one place holds one environment")
 
+	expect(t, f, "store control", verdictOK, "not frozen")
+	if code, _, errOut := call(t, "freeze", place, "--reason", "a launch"); code != 0 {
+		t.Fatal(errOut)
+	}
+	_, f, _ = examine(t, place)
+	expect(t, f, "store control", verdictWarn, "a launch")
+	if code, _, errOut := call(t, "unfreeze", place); code != 0 {
+		t.Fatal(errOut)
+	}
+
 	s.stop()
 	_, f, _ = examine(t, place, "--as", "reader")
 	expect(t, f, "store heartbeat", verdictWarn, "its source is off")

@@ -102,3 +102,18 @@ func TestMissingRightsOnSentinelAndCluster(t *testing.T) {
 		}
 	}
 }
+
+// What MissingRights looks for is what the documentation gives.
+func TestRightsAreThoseOfTheRules(t *testing.T) {
+	for rules, names := range map[string][]string{readerRules: readRights, syncerRules: append(slices.Clone(readRights), writeRights...)} {
+		var given []string
+		for _, field := range strings.Fields(rules) {
+			if name, ok := strings.CutPrefix(field, "+"); ok {
+				given = append(given, name)
+			}
+		}
+		if !slices.Equal(given, names) {
+			t.Errorf("the rules give %v, examined are %v", given, names)
+		}
+	}
+}
