@@ -186,6 +186,7 @@ type Writer interface {
 	// reference to the slice c.Items. When Apply returns without an error the
 	// commit is as durable as the store gets. On an error whose outcome is
 	// unknown (a connection lost in the middle), applying c again is safe.
+	// [ErrFrozen] is no failure but an operator's will, see [Control].
 	Apply(ctx context.Context, c Change) (Rev, error)
 }
 
