@@ -112,7 +112,7 @@ func TestReadSaysWhatIsWrong(t *testing.T) {
 		{"log format", "log: {format: xml}", `log.format: "xml"`},
 		{"log level", "log: {level: loud}", `log.level: "loud"`},
 		{"URL", "featbit: {url: featbit.example}\n" + store + "environments: [{name: a, secret: " + serverSecret + "}]", "featbit.url"},
-		{"key", url + store + "relay-proxy: {key: " + serverSecret + "}", "those begin with rp-"},
+		{"key", url + store + "relay-proxy: {key: " + serverSecret + "}", `begins with "rp-"`},
 		{"no key", url + store + "relay-proxy: {agent-id: a}", "relay-proxy: no key"},
 		{"one store", url + "relay-proxy: {key: rp-x, store: 'redis://localhost/0'}", "one place for all"},
 		{"relay without secret", "relay: {listen: ':1'}\n" + store + "environments: [{name: a, sync: false}]", "no secret that SDKs could use"},
