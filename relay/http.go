@@ -54,6 +54,10 @@ func allowOrigin(*http.Request) bool { return true }
 // a status page at the root.
 func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.counters.requests.Add(1)
+	if len(req.URL.Path) > len(agentPath) && strings.EqualFold(req.URL.Path[:len(agentPath)], agentPath) {
+		r.route(w, req) // not for browsers
+		return
+	}
 	r.handler.ServeHTTP(w, req)
 }
 
@@ -86,8 +90,10 @@ func (r *Relay) route(w http.ResponseWriter, req *http.Request) {
 	case "/":
 		handle = r.status
 	default:
-		http.NotFound(w, req)
-		return
+		if method, handle = r.agentHandler(path); handle == nil {
+			http.NotFound(w, req)
+			return
+		}
 	}
 	if req.Method != method && !(req.Method == http.MethodHead && method == http.MethodGet) {
 		w.Header().Set("Allow", method)

@@ -91,6 +91,9 @@ type Config struct {
 	// that those who come back do not come all at once. Zero means at once.
 	DrainSpread time.Duration
 
+	// Agent, if set, makes the relay answer what FeatBit's platform asks of its agents.
+	Agent *Agent
+
 	// TokenWindow is how far the time in a connection token may be off. Zero
 	// means 5 minutes; FeatBit itself allows 30 seconds.
 	TokenWindow time.Duration
@@ -172,6 +175,8 @@ type Relay struct {
 	begun []*environment          // that nobody has started yet
 	ctx   context.Context         // of their followers; nil before Run
 
+	bootstrapping chan struct{} // holds a token while one is under way
+
 	following sync.WaitGroup // grows only under envMu while ctx lives
 
 	connMu   sync.Mutex
@@ -185,11 +190,17 @@ type Relay struct {
 // nothing.
 func New(cfg Config) (*Relay, error) {
 	cfg = cfg.withDefaults()
+	var err error
+	if cfg.Agent, err = cfg.Agent.check(); err != nil {
+		return nil, err
+	}
 	r := &Relay{
 		cfg:  cfg,
 		log:  cfg.Logger,
 		stop: make(chan struct{}),
 		envs: map[string]*environment{},
+
+		bootstrapping: make(chan struct{}, 1),
 
 		silence:      defaultSilence,
 		pingInterval: defaultPingInterval,
