@@ -25,6 +25,9 @@ type entry struct {
 	// msg is the entry's patch, encoded once for all connections. It is kept
 	// only while the entry is recent, or the relay would hold all data twice.
 	msg atomic.Pointer[frame]
+
+	// tags are the flag's, once somebody has asked for flags with some.
+	tags atomic.Pointer[[]string]
 }
 
 // message returns the patch that carries the entry alone.
