@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -365,4 +366,39 @@ func TestBootstrapsOneByOne(t *testing.T) {
 			t.Errorf("answered %d", code)
 		}
 	}
+}
+
+func FuzzBootstrap(f *testing.F) {
+	r, err := relay.New(relay.Config{Agent: &relay.Agent{Key: agentKey, Bootstrap: func(_ context.Context, envs []relay.BootstrapEnv) error {
+		for _, e := range envs {
+			if id, err := protocol.EnvID(e.ID); err != nil || id != e.ID || e.Name == "" {
+				f.Errorf("environment %q %q", e.ID, e.Name)
+			}
+			for _, s := range slices.Concat(e.Secrets, e.ClientSecrets) {
+				if _, err := s.EnvID(); err != nil {
+					f.Error(err)
+				}
+			}
+			for _, it := range e.Items {
+				if it.Key == "" || !json.Valid(it.Data) {
+					f.Errorf("item %q %s", it.Key, it.Data)
+				}
+			}
+		}
+		return nil
+	}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(`{"eventType":"rp_full","items":[{"envId":"0f8fad5b-d9cb-469f-a165-70867728950e","secrets":[{"type":"server","projectKey":"a","envKey":"b","value":"` + secret + `"}],"featureFlags":[{"key":"a","envId":"0F8fad5b-d9cb-469f-a165-70867728950e"}],"segments":[{"id":"x"}]}]}`))
+	f.Add([]byte(`{"eventType":null,"items":null}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		req := httptest.NewRequest("POST", bootPath, bytes.NewReader(body))
+		req.Header.Set("Authorization", agentKey)
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, req)
+		if w.Code != 200 && w.Code != 400 || strings.Contains(w.Body.String(), secret) {
+			t.Errorf("answered %d %s", w.Code, w.Body)
+		}
+	})
 }

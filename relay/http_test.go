@@ -227,7 +227,7 @@ func TestInsightsRefused(t *testing.T) {
 	if code, h, text := s.do(t, "POST", track, secret, body); code != 500 || h.Get("Retry-After") != "" || strings.Contains(text, "disk") {
 		t.Errorf("a failing sink = %d %q", code, text)
 	}
-	if n := s.Stats(); n.Insights != 0 || n.InvalidInsights != 2 || len(s.Insights()) != 0 {
+	if n := s.Stats(); n.Insights != 0 || n.InvalidInsights != 2 || n.RefusedInsights != 2 || len(s.Insights()) != 0 {
 		t.Errorf("stats = %+v", n)
 	}
 	err = nil

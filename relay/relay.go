@@ -9,9 +9,11 @@
 //	go http.ListenAndServe("localhost:5100", r)
 //	return r.Run(ctx) // follows the store until ctx ends, then closes all connections
 //
-// It serves server-side SDKs: the stream, latest-all and insights, of one
-// environment or of many, which may come and go, see [Relay.Set]. Nothing is ever
-// written to a store.
+// It serves server-side SDKs (the stream, latest-all and insights), client-side SDKs
+// (the same, evaluated here for their user) and whoever asks for evaluations over HTTP,
+// of one environment or of many, which may come and go, see [Relay.Set]. With
+// [Config].Agent it takes the place of FeatBit's agent. Nothing is ever written to a
+// store.
 //
 // # What SDKs see
 //
@@ -25,6 +27,24 @@
 // Every patch on the stream carries one item, newer than all before it on that
 // connection, because several official SDKs lose items otherwise. The one
 // exception are items that had the same millisecond when the relay started.
+//
+// # Client-side SDKs
+//
+// They get results, not flags. A segment's change comes as the flags that name it, and
+// the timestamp of a result is the newest of its flag and the segments behind it, so
+// that an SDK that comes back asks for what it lacks. Another user on a connection gets
+// everything.
+//
+// A flag evaluates as it does in package sdk, which follows FeatBit's Python SDK, and
+// not as in FeatBit's evaluation server where those two disagree: an attribute that the
+// user lacks does not equal the empty text, a blank name is such an attribute, numbers
+// are compared with five decimals, regular expressions are RE2. So a flag is the same in
+// a browser as in the program that serves the page. A flag that cannot be evaluated has
+// no value, and does not keep the others from their users. The texts of matchReason are
+// the evaluation server's.
+//
+// A client secret reads no flags or segments, and a server secret no client stream, here
+// unlike with FeatBit over HTTP as well.
 //
 // # Limits
 //
