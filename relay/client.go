@@ -15,9 +15,14 @@ import (
 
 // answerClient evaluates for the user that a client-side SDK sent. Another user than
 // before takes its place for the pushes that follow: this is how those SDKs identify.
+// They do not clear what they have of the user before, and a push that was on its way
+// may have raised the timestamp that they ask with, so another user gets everything.
 // The caller holds mu.
 func (c *conn) answerClient(req request) error {
 	j := c.env.judge()
+	if c.user != nil && !c.user.Equal(req.user) {
+		req.cursor = 0
+	}
 	c.user, c.synced, c.sent = req.user, true, j.view.hwm
 	eventType := wire.Patch
 	if req.cursor == 0 {
@@ -33,17 +38,17 @@ func (c *conn) pushClient() error {
 	if c.sent >= j.view.hwm {
 		return nil
 	}
-	keys := j.affected(c.sent)
+	news := j.affected(c.sent)
 	c.sent = j.view.hwm
-	if len(keys) == 0 {
+	if len(news) == 0 {
 		return nil // a segment that no flag names
 	}
 	c.relay.counters.patches.Add(1)
-	return c.sendClient(j, wire.Patch, keys)
+	return c.sendClient(j, wire.Patch, news)
 }
 
-func (c *conn) sendClient(j *judge, eventType string, keys []string) error {
-	text, err := j.clientDocument(eventType, c.user, keys)
+func (c *conn) sendClient(j *judge, eventType string, wanted []candidate) error {
+	text, err := j.clientDocument(eventType, c.user, wanted)
 	if err != nil {
 		return err
 	}
@@ -107,15 +112,15 @@ func (r *Relay) clientLatestAll(w http.ResponseWriter, req *http.Request) {
 	}
 	cred.env.claim(cursor)
 	j := cred.env.judge()
-	eventType, keys := wire.Full, j.affected(cursor)
+	eventType, wanted := wire.Full, j.affected(cursor)
 	if cursor != 0 {
 		eventType = wire.Patch
-		if len(keys) == 0 {
+		if len(wanted) == 0 {
 			writeJSON(w, nil)
 			return
 		}
 	}
-	text, err := j.clientDocument(eventType, user, keys)
+	text, err := j.clientDocument(eventType, user, wanted)
 	if err != nil {
 		http.Error(w, "cannot encode the flags", http.StatusInternalServerError)
 		return
@@ -216,13 +221,9 @@ func (e *evaluation) includes(en *entry) bool {
 	if len(f.Tags) == 0 {
 		return true
 	}
-	var has struct {
-		Tags []string `json:"tags"`
-	}
-	_ = json.Unmarshal(en.item.Data, &has) // odd tags are none
-	found := 0
+	found, tags := 0, en.tagged()
 	for _, tag := range f.Tags {
-		if slices.Contains(has.Tags, tag) {
+		if slices.Contains(tags, tag) {
 			found++
 		}
 	}
@@ -230,6 +231,21 @@ func (e *evaluation) includes(en *entry) bool {
 		return found > 0
 	}
 	return found == len(f.Tags)
+}
+
+// tagged returns the tags of a flag. Odd ones are none.
+func (e *entry) tagged() []string {
+	if tags := e.tags.Load(); tags != nil {
+		return *tags
+	}
+	var has struct {
+		Tags []string `json:"tags"`
+	}
+	if json.Unmarshal(e.item.Data, &has) != nil {
+		has.Tags = nil
+	}
+	e.tags.Store(&has.Tags)
+	return has.Tags
 }
 
 // writeJSON answers with text, which may be empty. It never sends an ETag.

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"sync/atomic"
 
 	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/snapshot"
@@ -16,6 +16,24 @@ import (
 type judge struct {
 	view *view
 	set  *flags.Set
+
+	// What was asked for last: most connections lack the same.
+	all, recent atomic.Pointer[news]
+}
+
+// news are the flags that may evaluate to something else than they did when the view was
+// at since.
+type news struct {
+	since int64
+	flags []candidate
+}
+
+// A candidate is a flag to evaluate. Its version is the newest of the flag and the
+// segments that it names: SDKs ask for what is newer than the largest timestamp that
+// they have seen, and a segment's change is news of the flag.
+type candidate struct {
+	key     string
+	version int64
 }
 
 // judge returns what evaluates the flags of the current view, which is not nil. The
@@ -50,26 +68,39 @@ func (e *environment) judge() *judge {
 	return j
 }
 
-// affected returns the keys of the flags that may evaluate to something else than
-// at version, in the order of their versions, archived ones included.
-func (j *judge) affected(version int64) []string {
-	var keys, segments []string
+// affected returns the flags that may evaluate to something else than at version, in the
+// order of their own versions, archived ones included. The result is shared.
+func (j *judge) affected(version int64) []candidate {
+	last := &j.recent
+	if version == 0 {
+		last = &j.all
+	}
+	if n := last.Load(); n != nil && n.since == version {
+		return n.flags
+	}
+	n := &news{since: version}
+	known := map[string]struct{}{}
+	add := func(key string) {
+		if _, ok := known[key]; !ok {
+			known[key] = struct{}{}
+			n.flags = append(n.flags, candidate{key, j.set.Newest(key)})
+		}
+	}
+	var segments []string
 	for _, en := range j.view.after(version) {
 		if en.item.Kind == store.Segment {
 			segments = append(segments, en.item.Key)
 		} else {
-			keys = append(keys, en.item.Key)
+			add(en.item.Key)
 		}
 	}
-	if version == 0 {
-		return keys // all of them
-	}
-	for _, key := range j.set.FlagsUsing(segments) {
-		if !slices.Contains(keys, key) {
-			keys = append(keys, key)
+	if version != 0 { // else they are all there
+		for _, key := range j.set.FlagsUsing(segments) {
+			add(key)
 		}
 	}
-	return keys
+	last.Store(n)
+	return n.flags
 }
 
 // A clientFlag is an evaluated flag as client-side SDKs get it.
@@ -89,12 +120,10 @@ type option struct {
 	Value string `json:"value"`
 }
 
-// evaluate evaluates one flag of the set. The timestamp is the newest version of the
-// flag and the segments that it names: SDKs ask for what is newer than the largest
-// that they have seen, and a segment's change is news of the flag.
+// evaluate evaluates one flag of the set. The timestamp is left to the caller.
 func (j *judge) evaluate(key string, u *flags.User) clientFlag {
 	r := j.set.Evaluate(key, u)
-	c := clientFlag{Key: key, Timestamp: j.set.Newest(key), VariationOptions: []option{}}
+	c := clientFlag{Key: key, VariationOptions: []option{}}
 	if r.Flag == nil {
 		c.MatchReason, c.VariationType = "flag archived", "string"
 		return c
@@ -127,11 +156,12 @@ func matchReason(r *flags.Result) string {
 	return r.Reason.String()
 }
 
-// clientDocument returns the data-sync document of the flags with the given keys.
-func (j *judge) clientDocument(eventType string, u *flags.User, keys []string) ([]byte, error) {
-	list := make([]clientFlag, len(keys))
-	for i, key := range keys {
-		list[i] = j.evaluate(key, u)
+// clientDocument returns the data-sync document of the given flags.
+func (j *judge) clientDocument(eventType string, u *flags.User, wanted []candidate) ([]byte, error) {
+	list := make([]clientFlag, len(wanted))
+	for i, c := range wanted {
+		list[i] = j.evaluate(c.key, u)
+		list[i].Timestamp = c.version
 	}
 	return json.Marshal(clientEnvelope{wire.MessageDataSync, clientPayload{eventType, u.Key(), list}})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/flagstead/flagstead/internal/protocol"
@@ -54,6 +55,10 @@ func allowOrigin(*http.Request) bool { return true }
 // a status page at the root.
 func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.counters.requests.Add(1)
+	if len(req.URL.Path) > len(agentPath) && strings.EqualFold(req.URL.Path[:len(agentPath)], agentPath) {
+		r.route(w, req) // not for browsers
+		return
+	}
 	r.handler.ServeHTTP(w, req)
 }
 
@@ -86,8 +91,10 @@ func (r *Relay) route(w http.ResponseWriter, req *http.Request) {
 	case "/":
 		handle = r.status
 	default:
-		http.NotFound(w, req)
-		return
+		if method, handle = r.agentHandler(path); handle == nil {
+			http.NotFound(w, req)
+			return
+		}
 	}
 	if req.Method != method && !(req.Method == http.MethodHead && method == http.MethodGet) {
 		w.Header().Set("Allow", method)
@@ -129,11 +136,35 @@ func (r *Relay) latestAll(w http.ResponseWriter, req *http.Request) {
 	}
 	var body []byte
 	if cursor == 0 {
-		body = env.view.Load().full().payload()
+		v := env.view.Load()
+		w.Header().Add("Vary", "Accept-Encoding")
+		if body = v.full().payload(); acceptsGzip(req.Header) {
+			if zip := v.zipped(); zip != nil {
+				w.Header().Set("Content-Encoding", "gzip")
+				body = zip
+			}
+		}
 	} else if items := env.claim(cursor).after(cursor); len(items) > 0 {
 		body = encode(wire.Patch, items).payload()
 	}
 	writeJSON(w, body)
+}
+
+// acceptsGzip reports whether the client asked for gzip by name.
+func acceptsGzip(h http.Header) bool {
+	for _, one := range strings.Split(strings.Join(h.Values("Accept-Encoding"), ","), ",") {
+		coding, params, _ := strings.Cut(one, ";")
+		if !strings.EqualFold(strings.TrimSpace(coding), "gzip") {
+			continue
+		}
+		name, value, has := strings.Cut(strings.TrimSpace(params), "=")
+		if !has || !strings.EqualFold(strings.TrimSpace(name), "q") {
+			return true
+		}
+		q, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		return err == nil && q > 0
+	}
+	return false
 }
 
 func liveness(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "Healthy") }

@@ -2,10 +2,12 @@ package relay_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -225,7 +227,7 @@ func TestInsightsRefused(t *testing.T) {
 	if code, h, text := s.do(t, "POST", track, secret, body); code != 500 || h.Get("Retry-After") != "" || strings.Contains(text, "disk") {
 		t.Errorf("a failing sink = %d %q", code, text)
 	}
-	if n := s.Stats(); n.Insights != 0 || n.InvalidInsights != 2 || len(s.Insights()) != 0 {
+	if n := s.Stats(); n.Insights != 0 || n.InvalidInsights != 2 || n.RefusedInsights != 2 || len(s.Insights()) != 0 {
 		t.Errorf("stats = %+v", n)
 	}
 	err = nil
@@ -310,4 +312,83 @@ func TestManyInsightsInOneBody(t *testing.T) {
 	if st := s.Stats(); st.Insights != 1 || st.InvalidInsights != n-1 {
 		t.Errorf("Stats() = %+v", st)
 	}
+}
+
+// TestLatestAllCompressed: only who asks for it gets a compressed document, which says
+// the same, and only of all items.
+func TestLatestAllCompressed(t *testing.T) {
+	var items []store.Item
+	for i := range 100 {
+		items = append(items, flag(fmt.Sprint("flag-", i), int64(1000+i), "a text"))
+	}
+	shelf := newShelf(items...)
+	s := ready(t, relay.Config{Store: shelf})
+	web := &http.Client{Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true}, Timeout: patient}
+	get := func(path string, accept ...string) (*http.Response, []byte) {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodGet, s.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header["Authorization"], req.Header["Accept-Encoding"] = []string{secret}, accept
+		resp, err := web.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.ContentLength != int64(len(body)) {
+			t.Fatalf("%d bytes of %d, %v", len(body), resp.ContentLength, err)
+		}
+		return resp, body
+	}
+	_, plain := get(latestAll)
+	check := func(compressed bool, path string, want []byte, accept ...string) {
+		t.Helper()
+		resp, body := get(path, accept...)
+		if resp.Header.Get("Vary") == "" && path == latestAll || resp.Header.Get("ETag") != "" {
+			t.Errorf("%q: headers %v", accept, resp.Header)
+		}
+		if (resp.Header.Get("Content-Encoding") == "gzip") != compressed {
+			t.Fatalf("%q: Content-Encoding is %q", accept, resp.Header.Get("Content-Encoding"))
+		}
+		if compressed {
+			if len(body)*2 > len(want) {
+				t.Errorf("%d of %d bytes", len(body), len(want))
+			}
+			z, err := gzip.NewReader(bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err = io.ReadAll(z); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(body, want) {
+			t.Errorf("%q: another document", accept)
+		}
+	}
+	check(true, latestAll, plain, "deflate, gzip;q=1.0, *;q=0.5")
+	check(true, latestAll, plain, "br", "GZIP")
+	check(true, latestAll, plain, "gzip")
+	check(false, latestAll, plain, "gzip;q=0")
+	check(false, latestAll, plain, "gzip; q=0.0, br")
+	check(false, latestAll, plain, "gzip;q=x")
+	check(false, latestAll, plain, "*")
+	check(false, latestAll, plain)
+
+	shelf.put(flag("flag-0", 5000, "another text"))
+	eventually(t, "the change is served", func() bool { return s.Stats().Changes == 1 })
+	_, changed := get(latestAll)
+	if bytes.Equal(plain, changed) {
+		t.Fatal("nothing changed")
+	}
+	check(true, latestAll, changed, "gzip")
+	_, patch := get(latestAll + "?timestamp=1000")
+	check(false, latestAll+"?timestamp=1000", patch, "gzip")
+
+	small := ready(t, relay.Config{Store: newShelf(flag("a", 1, "a"))})
+	s = small
+	_, plain = get(latestAll)
+	check(false, latestAll, plain, "gzip")
 }

@@ -106,6 +106,7 @@ func (r *Relay) track(w http.ResponseWriter, req *http.Request) {
 }
 
 func (r *Relay) refuseInsights(w http.ResponseWriter, env string, err error) {
+	r.counters.refusedInsights.Add(1)
 	if errors.Is(err, ErrBusy) {
 		w.Header().Set("Retry-After", insightRetryAfter)
 		http.Error(w, "no room for insights, try again later", http.StatusServiceUnavailable)

@@ -67,6 +67,7 @@ func measure(s Stats) []Measurement {
 		counter("insight_requests", "Accepted requests with insights.", s.InsightRequests),
 		counter("insights", "Valid entries of insight requests.", s.Insights),
 		counter("invalid_insights", "Entries of insight requests that were skipped.", s.InvalidInsights),
+		counter("refused_insights", "Requests with insights that could not be taken, which SDKs try again.", s.RefusedInsights),
 		counter("variations", "Evaluations reported by insights.", s.Variations),
 		counter("custom_metrics", "Custom metrics reported by insights.", s.Metrics),
 	}

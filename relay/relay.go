@@ -9,9 +9,11 @@
 //	go http.ListenAndServe("localhost:5100", r)
 //	return r.Run(ctx) // follows the store until ctx ends, then closes all connections
 //
-// It serves server-side SDKs: the stream, latest-all and insights, of one
-// environment or of many, which may come and go, see [Relay.Set]. Nothing is ever
-// written to a store.
+// It serves server-side SDKs (the stream, latest-all and insights), client-side SDKs
+// (the same, evaluated here for their user) and whoever asks for evaluations over HTTP,
+// of one environment or of many, which may come and go, see [Relay.Set]. With
+// [Config].Agent it takes the place of FeatBit's agent. Nothing is ever written to a
+// store.
 //
 // # What SDKs see
 //
@@ -25,6 +27,24 @@
 // Every patch on the stream carries one item, newer than all before it on that
 // connection, because several official SDKs lose items otherwise. The one
 // exception are items that had the same millisecond when the relay started.
+//
+// # Client-side SDKs
+//
+// They get results, not flags. A segment's change comes as the flags that name it, and
+// the timestamp of a result is the newest of its flag and the segments behind it, so
+// that an SDK that comes back asks for what it lacks. Another user on a connection gets
+// everything.
+//
+// A flag evaluates as it does in package sdk, which follows FeatBit's Python SDK, and
+// not as in FeatBit's evaluation server where those two disagree: an attribute that the
+// user lacks does not equal the empty text, a blank name is such an attribute, numbers
+// are compared with five decimals, regular expressions are RE2. So a flag is the same in
+// a browser as in the program that serves the page. A flag that cannot be evaluated has
+// no value, and does not keep the others from their users. The texts of matchReason are
+// the evaluation server's.
+//
+// A client secret reads no flags or segments, and a server secret no client stream, here
+// unlike with FeatBit over HTTP as well.
 //
 // # Limits
 //
@@ -90,6 +110,9 @@ type Config struct {
 	// DrainSpread is the time over which the streams are closed when Run ends, so
 	// that those who come back do not come all at once. Zero means at once.
 	DrainSpread time.Duration
+
+	// Agent, if set, makes the relay answer what FeatBit's platform asks of its agents.
+	Agent *Agent
 
 	// TokenWindow is how far the time in a connection token may be off. Zero
 	// means 5 minutes; FeatBit itself allows 30 seconds.
@@ -172,6 +195,8 @@ type Relay struct {
 	begun []*environment          // that nobody has started yet
 	ctx   context.Context         // of their followers; nil before Run
 
+	bootstrapping chan struct{} // holds a token while one is under way
+
 	following sync.WaitGroup // grows only under envMu while ctx lives
 
 	connMu   sync.Mutex
@@ -185,11 +210,17 @@ type Relay struct {
 // nothing.
 func New(cfg Config) (*Relay, error) {
 	cfg = cfg.withDefaults()
+	var err error
+	if cfg.Agent, err = cfg.Agent.check(); err != nil {
+		return nil, err
+	}
 	r := &Relay{
 		cfg:  cfg,
 		log:  cfg.Logger,
 		stop: make(chan struct{}),
 		envs: map[string]*environment{},
+
+		bootstrapping: make(chan struct{}, 1),
 
 		silence:      defaultSilence,
 		pingInterval: defaultPingInterval,

@@ -35,6 +35,7 @@ type Stats struct {
 	InsightRequests int64 // accepted requests with insights
 	Insights        int64 // valid entries of these
 	InvalidInsights int64 // entries that were skipped
+	RefusedInsights int64 // requests with insights that Config.Insights did not take
 	Variations      int64
 	Metrics         int64
 
@@ -78,7 +79,7 @@ type counters struct {
 
 	changes, restamped, patches atomic.Int64
 
-	requests, insightRequests, insights, invalidInsights, variations, metrics atomic.Int64
+	requests, insightRequests, insights, invalidInsights, refusedInsights, variations, metrics atomic.Int64
 }
 
 // Stats returns the current numbers. They are read one by one, not at one
@@ -102,6 +103,7 @@ func (r *Relay) Stats() Stats {
 		InsightRequests: n.insightRequests.Load(),
 		Insights:        n.insights.Load(),
 		InvalidInsights: n.invalidInsights.Load(),
+		RefusedInsights: n.refusedInsights.Load(),
 		Variations:      n.variations.Load(),
 		Metrics:         n.metrics.Load(),
 	}

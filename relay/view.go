@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"errors"
 	"log/slog"
 	"slices"
@@ -25,6 +26,9 @@ type entry struct {
 	// msg is the entry's patch, encoded once for all connections. It is kept
 	// only while the entry is recent, or the relay would hold all data twice.
 	msg atomic.Pointer[frame]
+
+	// tags are the flag's, once somebody has asked for flags with some.
+	tags atomic.Pointer[[]string]
 }
 
 // message returns the patch that carries the entry alone.
@@ -57,6 +61,9 @@ type documents struct {
 	// runs are the last ones for SDKs that want an item in each patch, and for
 	// those that want whole patches. Most connections want the same.
 	runs [2]atomic.Pointer[run]
+
+	zipOnce sync.Once
+	zip     []byte // full, for those who fetch it compressed
 }
 
 // A run is what brings SDKs forward by some entries.
@@ -100,6 +107,26 @@ func (v *view) full() frame {
 	v.docs.once.Do(func() { v.docs.full = encode(wire.Full, v.entries) })
 	return v.docs.full
 }
+
+// zipped returns the full document compressed with gzip, or nil if that is not worth it.
+func (v *view) zipped() []byte {
+	full := v.full().payload()
+	v.docs.zipOnce.Do(func() {
+		if len(full) < zipFrom {
+			return
+		}
+		var out bytes.Buffer
+		// Every change makes another document, so speed counts.
+		z, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+		_, _ = z.Write(full) // a buffer takes everything
+		_ = z.Close()
+		v.docs.zip = bytes.Clone(out.Bytes())
+	})
+	return v.docs.zip
+}
+
+// zipFrom is the size of a document from which on it is compressed.
+const zipFrom = 4 << 10
 
 // run returns patches of the first of some entries of v that follow each other, if
 // whole one of all. Entries of equal version travel together; the second would look

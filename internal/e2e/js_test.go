@@ -29,10 +29,10 @@ type jsClient interface {
 }
 
 // TestJSClientSDK runs FeatBit's JavaScript client SDK against a relay, in Node.js
-// and on a page in a browser.
+// and on a page in a browser, where it also polls.
 func TestJSClientSDK(t *testing.T) {
 	t.Run("node", func(t *testing.T) {
-		testJSClient(t, func(t *testing.T, url, secret string, user map[string]any) jsClient {
+		testJSClient(t, false, func(t *testing.T, url, secret string, user map[string]any) jsClient {
 			text, err := json.Marshal(user)
 			if err != nil {
 				t.Fatal(err)
@@ -40,11 +40,13 @@ func TestJSClientSDK(t *testing.T) {
 			return startProgram(t, secret, "js-client.mjs", url, string(text))
 		})
 	})
-	t.Run("browser", func(t *testing.T) {
-		testJSClient(t, func(t *testing.T, url, secret string, user map[string]any) jsClient {
-			return startBrowser(t, url, secret, user)
+	for name, polling := range map[string]bool{"browser": false, "browser, polling": true} {
+		t.Run(name, func(t *testing.T) {
+			testJSClient(t, polling, func(t *testing.T, url, secret string, user map[string]any) jsClient {
+				return startBrowser(t, url, secret, user, polling)
+			})
 		})
-	})
+	}
 }
 
 // boolean returns a flag that is true for the members of a segment.
@@ -77,7 +79,7 @@ func written(t *testing.T, kind store.Kind, version int64, archived bool, member
 	return item(t, kind, string(text))
 }
 
-func testJSClient(t *testing.T, start func(t *testing.T, url, secret string, user map[string]any) jsClient) {
+func testJSClient(t *testing.T, polling bool, start func(t *testing.T, url, secret string, user map[string]any) jsClient) {
 	ctx := t.Context()
 	st := memory.New()
 	defer st.Close()
@@ -140,7 +142,11 @@ func testJSClient(t *testing.T, start func(t *testing.T, url, secret string, use
 	await("grouped", true)
 	apply(group(v + 40))
 	await("grouped", false)
-	if s := r.Stats(); s.Accepted != 1 || s.Rejected+s.Ignored+s.Dropped != 0 {
+	streams := int64(1)
+	if polling {
+		streams = 0
+	}
+	if s := r.Stats(); s.Accepted != streams || s.Rejected+s.Ignored+s.Dropped != 0 {
 		t.Errorf("after the restart: %+v", s)
 	}
 
@@ -176,7 +182,7 @@ type browserClient struct {
 }
 
 // startBrowser opens the page in a headless browser.
-func startBrowser(t *testing.T, url, secret string, user map[string]any) *browserClient {
+func startBrowser(t *testing.T, url, secret string, user map[string]any, polling bool) *browserClient {
 	t.Helper()
 	program := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
@@ -209,7 +215,7 @@ func startBrowser(t *testing.T, url, secret string, user map[string]any) *browse
 		})
 	}
 	mux.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) {
-		json.NewEncoder(w).Encode(map[string]any{"url": url, "secret": secret, "user": user})
+		json.NewEncoder(w).Encode(map[string]any{"url": url, "secret": secret, "user": user, "polling": polling})
 	})
 	mux.HandleFunc("POST /exchange", func(w http.ResponseWriter, req *http.Request) {
 		var answer json.RawMessage

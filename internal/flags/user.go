@@ -122,6 +122,13 @@ func (u *User) Name() string { return u.name }
 // Attrs returns the custom attributes, which must not be modified.
 func (u *User) Attrs() []Attr { return u.attrs }
 
+// Equal reports whether u and v are the same to every flag. It may say no where only the
+// order of the attributes differs.
+func (u *User) Equal(v *User) bool {
+	return u.key == v.key && u.name == v.name &&
+		slices.EqualFunc(u.attrs, v.attrs, func(a, b Attr) bool { return a.name == b.name && a.value == b.value })
+}
+
 // Encoded returns what encode makes of u; encode is called at most once per
 // user, or a few times if the first calls run at the same time.
 func (u *User) Encoded(encode func(*User) []byte) []byte {

@@ -73,6 +73,16 @@ func NewEnvID() string {
 	return formatGUID(b)
 }
 
+// EnvID returns the id of an environment, a GUID in any case, as [Secret.EnvID] writes
+// it.
+func EnvID(text string) (string, error) {
+	env, err := parseGUID(text)
+	if err != nil {
+		return "", err
+	}
+	return formatGUID(env), nil
+}
+
 // netOrder maps a GUID's text order to .NET's byte order, which FeatBit
 // encodes: the first three fields are little-endian.
 var netOrder = [16]int{3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15}

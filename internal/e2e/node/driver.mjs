@@ -3,7 +3,7 @@
 
 const noValue = '(default of the call)';
 
-export function makeDriver(sdk, { secret, url, user }) {
+export function makeDriver(sdk, { secret, url, user, polling }) {
   const build = ({ keyId, name, custom }) => {
     const builder = new sdk.UserBuilder(keyId).name(name);
     for (const [property, value] of Object.entries(custom ?? {})) {
@@ -14,7 +14,10 @@ export function makeDriver(sdk, { secret, url, user }) {
 
   const client = new sdk.FbClientBuilder()
     .sdkKey(secret)
+    .dataSyncMode(polling ? 'polling' : 'streaming')
     .streamingUri(url)
+    .pollingUri(url)
+    .pollingInterval(200)
     .eventsUri(url)
     .user(build(user))
     .startWaitTime(30_000)
