@@ -278,12 +278,13 @@ func TestIncident(t *testing.T) {
 			ok(t, "rollback", place, "2")
 			until(t, "the reader has the other one", serves(2000))
 			up.up()
-			until(t, "FeatBit is back", func() bool { return strings.Contains(next.out.String(), "is equal to FeatBit") })
+			until(t, "FeatBit is back", func() bool { return strings.Contains(next.out.String(), "what FeatBit says is held until unfreeze") })
 			if v := versionOf(t, st); v != 2000 {
 				t.Fatalf("the frozen store has %d", v)
 			}
 			ok(t, "unfreeze", place)
 			until(t, "the newest flags", serves(4000))
+			until(t, "it says so", func() bool { return strings.Contains(next.out.String(), "no longer frozen") })
 			ok(t, "unfreeze", place)
 			up.set(5000)
 			until(t, "it goes on", serves(5000))

@@ -292,9 +292,21 @@ func (c *syncCmd) probe(ctx context.Context, con *console, cfg syncer.Config) er
 func (c *syncCmd) report(con *console) func(syncer.Status) {
 	last, transport := syncer.Initializing, ""
 	lastErr := ""
+	frozen := false
 	return func(s syncer.Status) {
 		now := time.Now().Format("15:04:05")
+		if is := s.Frozen != nil; is != frozen {
+			frozen = is
+			if is {
+				con.printf("%s  frozen: %s\n", now, frozenWords(*s.Frozen))
+			} else {
+				con.printf("%s  no longer frozen\n", now)
+			}
+		}
 		switch {
+		case s.State == syncer.OK && last != syncer.OK && frozen:
+			con.printf("%s  connected: what FeatBit says is held until unfreeze\n", now)
+			lastErr = ""
 		case s.State == syncer.OK && last != syncer.OK:
 			con.printf("%s  in sync: %s is equal to %s\n", now, redact(c.Store), c.source())
 			lastErr = ""
