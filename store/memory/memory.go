@@ -31,6 +31,7 @@ type Store struct {
 	log    []logged
 	logged int64 // log is complete for every seq after this one
 	beat   store.Heartbeat
+	lease  lease
 	news   chan struct{} // closed and replaced by each commit
 	closed chan struct{}
 }

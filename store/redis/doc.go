@@ -16,6 +16,7 @@
 //	{prefix:env}:z  sorted set: field → seq, for what patches wrote since the
 //	                last full change
 //	{prefix:env}:h  hash: the heartbeat, in milliseconds of the server's clock
+//	{prefix:env}:l  hash: which syncer holds the lease; it expires
 //	{prefix:env}:c  channel: every new revision, and with it the change itself
 //	                if that is no more than 64 KB
 //
