@@ -183,6 +183,9 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 	if c := cfg.Config; c.URL != "" || c.Secret != "" || c.Store != nil || c.OnStatus != nil {
 		return nil, errors.New("syncer: URL, Secret, Store and OnStatus of a proxy's template must be zero")
 	}
+	if c := cfg.Config; c.Lease || c.From != nil || c.Env != "" || c.Poll != PollFallback {
+		return nil, errors.New("syncer: a proxy's template has Lease, From, Env or Poll, which one environment alone can have")
+	}
 	if cfg.AgentID == "" {
 		if cfg.AgentID, err = os.Hostname(); err != nil && cfg.Register {
 			return nil, fmt.Errorf("syncer: no AgentID, and this host has no name: %w", err)
@@ -350,7 +353,7 @@ func (p *Proxy) runEnv(e *proxied, env ProxyEnv) {
 		var err error
 		st, err = p.cfg.Open(e.ctx, env)
 		if err == nil && st == nil {
-			err = errors.New("Open returned no store")
+			err = errors.New("none was returned")
 		}
 		if err == nil {
 			break
@@ -380,10 +383,10 @@ func (p *Proxy) runEnv(e *proxied, env ProxyEnv) {
 	p.mu.Unlock()
 	// What came before was not asked for with the store in view.
 	signal(p.opens)
-	s.run(e.ctx, m, func(ctx context.Context) error {
+	s.stop(s.run(e.ctx, m, func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
-	})
+	}))
 }
 
 // with returns a context that ends with ctx or with the environment.

@@ -55,6 +55,10 @@ var (
 	// ErrNotFeatBit says that something answered that is no FeatBit evaluation
 	// server. It is found in Status.Err; the syncer goes on trying.
 	ErrNotFeatBit = errors.New("not a FeatBit evaluation server")
+
+	// ErrStandby says that another syncer holds the store's lease. It is found in
+	// Status.Err.
+	ErrStandby = errors.New("standing by: another syncer has the lease")
 )
 
 // Config says what to sync, and how. Store is required, and either URL and Secret or
@@ -106,6 +110,12 @@ type Config struct {
 	// History is how many revisions the store keeps, for rollbacks; see
 	// store.History. Zero keeps none.
 	History int
+
+	// Lease has only one of the store's syncers at a time connect to the source: the
+	// one that holds the store's lease, see store.Leaser. The others stand by, see
+	// ErrStandby, and one takes over within three seconds after the holder died.
+	// What is written is right without it, too.
+	Lease bool
 
 	// Name is what this syncer calls itself in the store's heartbeats, where no two
 	// may have the same. Empty means the host's name and the process id.
@@ -290,6 +300,9 @@ func New(cfg Config) (*Syncer, error) {
 	if cfg.Poll > PollAlways {
 		return nil, fmt.Errorf("syncer: no such Poll: %d", cfg.Poll)
 	}
+	if _, ok := cfg.Store.(store.Leaser); cfg.Lease && cfg.Store != nil && !ok {
+		return nil, errors.New("syncer: Lease, but the store has none")
+	}
 	if cfg.From != nil {
 		return newCopying(cfg)
 	}
@@ -417,6 +430,14 @@ func (s *Syncer) Reconcile() { signal(s.reconciles) }
 // else ends it: it reconnects after every loss of the connection and holds the
 // newest state while the store is down. Run may be called once.
 func (s *Syncer) Run(ctx context.Context) error {
+	if s.cfg.Lease {
+		return s.stop(s.takeTurns(ctx, s.cfg.Store.(store.Leaser)))
+	}
+	return s.stop(s.serve(ctx))
+}
+
+// serve syncs until ctx ends or the source does.
+func (s *Syncer) serve(ctx context.Context) error {
 	m := newManager(s)
 	if s.cfg.From != nil {
 		m.whole = true
@@ -437,8 +458,11 @@ func (s *Syncer) run(ctx context.Context, m *manager, source func(context.Contex
 	}
 	m.run(ctx)
 	wg.Wait()
+	return context.Cause(ctx)
+}
 
-	err := context.Cause(ctx)
+// stop says that err was the end.
+func (s *Syncer) stop(err error) error {
 	s.update(func(_ *Status, h *health) {
 		h.off = true
 		if errors.Is(err, ErrUnauthorized) {

@@ -34,6 +34,7 @@ type Store struct {
 	ctl    store.Control
 	past   past
 	outbox outbox
+	lease  lease
 	news   chan struct{} // closed and replaced by each commit
 	closed chan struct{}
 

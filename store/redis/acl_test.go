@@ -78,6 +78,14 @@ func leastPrivilege(t *testing.T, raw string, admin goredis.UniversalClient) {
 	if h, err := reader.ReadHeartbeat(bounded(t)); err != nil || h.Writer != "w" {
 		t.Errorf("%+v, %v", h, err)
 	}
+	for _, name := range []string{"w", "v"} {
+		if held, err := syncer.Acquire(bounded(t), name, time.Minute); err != nil || held != (name == "w") {
+			t.Errorf("lease for %s: %v, %v", name, held, err)
+		}
+	}
+	if err := syncer.Release(bounded(t), "w"); err != nil {
+		t.Error(err)
+	}
 	// Damage, repair, conflict, an equal content: the other ways through the scripts.
 	if err := admin.HDel(bounded(t), syncer.data, "f:a").Err(); err != nil {
 		t.Fatal(err)

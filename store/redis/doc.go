@@ -21,6 +21,7 @@
 //	                JSON, and "$last"; {prefix:env}:b is a hash of the contents,
 //	                compressed, which only rollbacks and the like read
 //	{prefix:env}:r  hash: the reports of readers, which expires
+//	{prefix:env}:l  hash: which syncer holds the lease; it expires
 //	{prefix:env}:c  channel: every new revision, and with it the change itself
 //	                if that is no more than 64 KB
 //	{prefix:env}:e  stream: the outbox, events that wait for a syncer to deliver
