@@ -51,7 +51,7 @@ func (e *environment) status() EnvironmentStatus {
 
 func (e *EnvironmentStatus) syncer(s syncer.Status) {
 	e.State = s.State.String()
-	e.Frozen = s.Frozen != nil
+	e.Transport, e.Frozen = s.Transport, s.Frozen != nil
 	if !s.Confirmed.IsZero() {
 		e.Confirmed = &s.Confirmed
 	}

@@ -106,6 +106,7 @@ type Environment struct {
 	SecretFile       string `yaml:"secret-file"`
 	ClientSecret     string `yaml:"client-secret"`
 	ClientSecretFile string `yaml:"client-secret-file"`
+	From             string `yaml:"from"` // another store as the source, in place of FeatBit
 	Sync             *bool  `yaml:"sync"` // false: the store is only served
 
 	// Accept and AcceptClient are further secrets that SDKs may use on the relay,
@@ -124,11 +125,14 @@ type RelayProxy struct {
 
 	Key      string `yaml:"key"`
 	KeyFile  string `yaml:"key-file"`
+	Mode     string `yaml:"mode"` // auto: connect to FeatBit; manual: be sent bootstraps by it
 	AgentID  string `yaml:"agent-id"`
 	Register *bool  `yaml:"register"` // unset: yes
 
 	key protocol.ProxyKey
 }
+
+func (p *RelayProxy) manual() bool { return p.Mode == "manual" }
 
 // Log says what is logged.
 type Log struct {
@@ -408,8 +412,14 @@ func (e *Environment) complete(c *Config) (err error) {
 	e.Store = locate(e.Store, e.Name, e.id)
 	switch {
 	case e.Sync != nil && !*e.Sync:
+		if e.From != "" {
+			return errors.New("sync: false and from contradict each other")
+		}
+	case e.From == e.Store && e.From != "":
+		return errors.New("from is its own store")
+	case e.From != "":
 	case c.FeatBit.URL == "":
-		return errors.New("no source: no featbit.url; sync: false only serves the store")
+		return errors.New("no source: neither featbit.url nor from; sync: false only serves the store")
 	case e.server == "":
 		return errors.New("no secret; give secret or secret-file")
 	}
@@ -434,7 +444,11 @@ func (p *RelayProxy) complete(c *Config) error {
 	switch {
 	case key == "":
 		return errors.New("no key; give key or key-file")
-	case c.FeatBit.URL == "":
+	case p.Mode != "" && p.Mode != "auto" && p.Mode != "manual":
+		return fmt.Errorf("mode: %q is neither auto nor manual", p.Mode)
+	case p.Mode == "manual" && c.Relay.Listen == "":
+		return errors.New("mode: manual needs relay.listen, where FeatBit sends bootstraps to")
+	case p.Mode != "manual" && c.FeatBit.URL == "":
 		return errors.New("no featbit.url")
 	}
 	if err := p.key.Check(); err != nil {

@@ -46,8 +46,10 @@ type environment struct {
 	mu     sync.Mutex
 	plan   plan
 	store  store.DataStore // nil until it is open
-	syncer *syncer.Syncer  // nil while there is none
-	err    error           // why there is no store or no syncer
+	source store.DataStore // of from, likewise
+	from   string
+	syncer *syncer.Syncer // nil while there is none
+	err    error          // why there is no store or no syncer
 }
 
 // refusedAgain is how long an environment rests whose secret FeatBit refused. The
@@ -81,14 +83,16 @@ func (e *environment) end() {
 
 func (e *environment) closeStore() {
 	e.mu.Lock()
-	st := e.store
-	e.store = nil
+	open := []store.DataStore{e.store, e.source}
+	e.store, e.source, e.from = nil, nil, ""
 	e.mu.Unlock()
-	if st == nil {
-		return
-	}
-	if err := st.Close(); err != nil {
-		e.log.Warn("the store could not be closed", "error", err)
+	for _, st := range open {
+		if st == nil {
+			continue
+		}
+		if err := st.Close(); err != nil {
+			e.log.Warn("a store could not be closed", "error", err)
+		}
 	}
 }
 
@@ -149,6 +153,9 @@ func (e *environment) run(ctx context.Context) {
 			wait(ctx, e.changed, 0)
 			continue
 		}
+		if !e.openSource(ctx, p) {
+			return
+		}
 		e.sync(ctx, p, st)
 	}
 }
@@ -164,6 +171,33 @@ func (e *environment) open(ctx context.Context, r OpenRequest) store.DataStore {
 		wait(ctx, nil, store.Backoff(attempt, 100*time.Millisecond, openPatience))
 	}
 	return nil
+}
+
+// openSource opens the store that p copies, if it does. It reports false when ctx ends
+// first.
+func (e *environment) openSource(ctx context.Context, p plan) bool {
+	e.mu.Lock()
+	old := e.source
+	if p.From == e.from {
+		e.mu.Unlock()
+		return true
+	}
+	e.source, e.from = nil, ""
+	e.mu.Unlock()
+	if old != nil {
+		_ = old.Close()
+	}
+	if p.From == "" {
+		return true
+	}
+	st := e.open(ctx, OpenRequest{URL: p.From, ReadOnly: true, Env: p.Name, EnvID: p.id})
+	if st == nil {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.source, e.from = st, p.From
+	return true
 }
 
 // sync runs one syncer until ctx ends, the plan changes or FeatBit refuses the
@@ -220,7 +254,13 @@ func (e *environment) newSyncer(p plan, st store.DataStore) (*syncer.Syncer, err
 		return nil, err
 	}
 	cfg.Store, cfg.Logger = st, e.log
-	cfg.URL, cfg.Secret = p.FeatBit.URL, p.server
+	if p.From != "" {
+		e.mu.Lock()
+		cfg.From, cfg.Env = e.source, p.id
+		e.mu.Unlock()
+	} else {
+		cfg.URL, cfg.Secret = p.FeatBit.URL, p.server
+	}
 	return syncer.New(cfg)
 }
 
@@ -233,6 +273,13 @@ func syncConfig(s Settings, f FeatBit) (syncer.Config, error) {
 	}
 	if s.History != nil {
 		cfg.History = *s.History
+	}
+	cfg.Lease = s.Lease != nil && *s.Lease
+	switch s.Poll {
+	case "never":
+		cfg.Poll = syncer.PollNever
+	case "always":
+		cfg.Poll = syncer.PollAlways
 	}
 	var err error
 	cfg.TLS, err = f.TLS.config()

@@ -151,7 +151,7 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 	}
 	defer stopFront()
 	if f.proxy != nil {
-		f.running.Go(func() { f.proxy.runs(envCtx) })
+		f.running.Go(func() { f.proxy.runs(envCtx) }) // or waits for bootstraps
 	}
 	f.events.start()
 	if f.opts.Ready != nil {

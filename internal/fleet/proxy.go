@@ -233,6 +233,9 @@ func (p *proxy) runs(ctx context.Context) {
 			}
 		})
 	}
+	if p.plan.manual() {
+		return // the platform brings it
+	}
 	for ctx.Err() == nil {
 		s, err := syncer.NewProxy(syncer.ProxyConfig{
 			URL: p.url, Key: p.plan.key, AgentID: p.plan.AgentID, Register: p.plan.Register == nil || *p.plan.Register,

@@ -15,6 +15,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/flagstead/flagstead/internal/protocol"
+	"github.com/flagstead/flagstead/store"
 )
 
 const relayKey = "rp-MDcwNTEzNDExNzQ3MQtXO7IPcN6U-z5fAktj18CQ"
@@ -234,4 +235,82 @@ func TestEventsAreForwarded(t *testing.T) {
 		return fmt.Sprint(got) == fmt.Sprint(want)
 	})
 	eventually(t, "the status says so", func() bool { s := f.Status().Events; return s.Pending == 0 && s.Delivered == 12 })
+}
+
+// TestManualProxy: FeatBit's platform brings the environments, which are served also
+// after a restart.
+func TestManualProxy(t *testing.T) {
+	dir := t.TempDir()
+	config := func() *Config {
+		return complete(t, &Config{
+			Relay: Relay{Listen: "127.0.0.1:0"}, Admin: Admin{Listen: "127.0.0.1:0"}, State: filepath.Join(dir, "state"),
+			RelayProxy: &RelayProxy{Key: relayKey, Mode: "manual", Settings: Settings{Store: "bolt:" + filepath.Join(dir, "{id}.db")}},
+		})
+	}
+	f := start(t, config())
+	secret := secretOf(t, protocol.NewEnvID())
+	id, _ := secret.EnvID()
+	if _, _, code := f.connect(t, secret); code != http.StatusServiceUnavailable {
+		t.Errorf("before the first bootstrap: %d, want 503", code)
+	}
+	post := func(key, secrets string, version int64) int {
+		t.Helper()
+		body := fmt.Sprintf(`{"eventType":"rp_full","items":[{"envId":%q,"secrets":[%s],"featureFlags":[%s],"segments":[]}]}`, id, secrets,
+			strings.Replace(string(flag("brought", version).Data), "{", fmt.Sprintf(`{"envId":%q,"id":%q,`, id, protocol.NewEnvID()), 1))
+		req, err := http.NewRequest(http.MethodPost, "http://"+f.addr.Relay+"/api/public/proxy/bootstrap", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", key)
+		web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := web.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if code := post("rp-wrong", "", 5); code != http.StatusUnauthorized {
+		t.Errorf("a wrong key is answered %d", code)
+	}
+	mine := fmt.Sprintf(`{"type":"server","projectKey":"p","envKey":"e","value":%q}`, string(secret))
+	if code := post(relayKey, mine, 5); code != 200 {
+		t.Fatalf("a bootstrap is answered %d", code)
+	}
+	served := func(f *running) {
+		t.Helper()
+		eventually(t, "it is served", func() bool { _, keys, _ := f.connect(t, secret); return keys == "brought" })
+	}
+	served(f)
+	if code := post(relayKey, "", 6); code != 200 { // the secrets stay
+		t.Fatalf("a second bootstrap is answered %d", code)
+	}
+	served(f)
+	if err := f.stop(); err != nil {
+		t.Fatal(err)
+	}
+	served(start(t, config()))
+}
+
+// TestFromAnotherStore: an environment may copy another store.
+func TestFromAnotherStore(t *testing.T) {
+	dir := t.TempDir()
+	src, err := openStores(OpenRequest{URL: "bolt:" + filepath.Join(dir, "src.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	secret := secretOf(t, protocol.NewEnvID())
+	f := start(t, complete(t, &Config{
+		Relay: Relay{Listen: "127.0.0.1:0"}, Admin: Admin{Listen: "127.0.0.1:0"},
+		Environments: []Environment{{Name: "copy", Secret: string(secret), From: "bolt:" + filepath.Join(dir, "src.db"), Settings: Settings{Store: "memory:"}}},
+	}))
+	if _, err := src.Apply(t.Context(), store.Change{Full: true, Items: []store.Item{flag("copied", 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the copy is served", func() bool { _, keys, _ := f.connect(t, secret); return keys == "copied" })
+	if _, err := src.Apply(t.Context(), store.Change{Items: []store.Item{flag("more", 2)}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the change is served", func() bool { _, keys, _ := f.connect(t, secret); return keys == "copied more" })
 }

@@ -29,6 +29,7 @@ func (f *Fleet) newRelay(cfg *Config) (*relay.Relay, error) {
 	}
 	if f.proxy != nil {
 		rc.SecretsPending = f.proxy.pending
+		rc.Agent = f.proxy.agent()
 	}
 	return relay.New(rc)
 }
