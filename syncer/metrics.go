@@ -1,6 +1,9 @@
 package syncer
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // A Measurement is one number for whatever collects such. Names and units follow the
 // conventions of Prometheus.
@@ -30,6 +33,8 @@ func (s *Syncer) Metrics() []Measurement {
 		{"flagstead_syncer_fulls_total", "Full states received.", true, float64(st.Fulls)},
 		{"flagstead_syncer_patches_total", "Patches received that were not empty.", true, float64(st.Patches)},
 		{"flagstead_syncer_ignored_total", "Messages and items that could not be used.", true, float64(st.Ignored)},
+		{"flagstead_syncer_polling", "Whether FeatBit is polled, because streams do not get through or are not wanted.", false, bit(st.Transport == TransportPoll)},
+		{"flagstead_syncer_standby", "Whether another syncer holds the store's lease.", false, bit(errors.Is(st.Err, ErrStandby))},
 		{"flagstead_syncer_heals_total", "Times that the store had lost content.", true, float64(st.Heals)},
 		{"flagstead_syncer_refused_total", "Full states that the guard kept from the store.", true, float64(st.Refused)},
 	}
