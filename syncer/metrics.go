@@ -1,6 +1,7 @@
 package syncer
 
 import (
+	"errors"
 	"time"
 
 	"github.com/flagstead/flagstead/metrics"
@@ -23,6 +24,8 @@ func (s *Syncer) Metrics() []Measurement {
 		{Name: "flagstead_syncer_fulls_total", Help: "Full states received.", Counter: true, Value: float64(st.Fulls)},
 		{Name: "flagstead_syncer_patches_total", Help: "Patches received that were not empty.", Counter: true, Value: float64(st.Patches)},
 		{Name: "flagstead_syncer_ignored_total", Help: "Messages and items that could not be used.", Counter: true, Value: float64(st.Ignored)},
+		{Name: "flagstead_syncer_polling", Help: "Whether FeatBit is polled, because streams do not get through or are not wanted.", Value: metrics.Bit(st.Transport == TransportPoll)},
+		{Name: "flagstead_syncer_standby", Help: "Whether another syncer holds the store's lease.", Value: metrics.Bit(errors.Is(st.Err, ErrStandby))},
 		{Name: "flagstead_syncer_heals_total", Help: "Times that the store had lost content.", Counter: true, Value: float64(st.Heals)},
 		{Name: "flagstead_syncer_refused_total", Help: "Full states that the guard kept from the store.", Counter: true, Value: float64(st.Refused)},
 	}

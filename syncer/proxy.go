@@ -377,6 +377,7 @@ func (p *Proxy) runEnv(e *proxied, env ProxyEnv) {
 	s := newSyncer(cfg, p.base, env.ID)
 	m := newManager(s)
 	m.whole, m.resync = true, p.wants
+	s.status.Transport = TransportStream
 	p.mu.Lock()
 	s.health.lost, s.health.linkErr = p.lost, p.status.Err
 	e.syncer, e.manager, e.openErr = s, m, nil

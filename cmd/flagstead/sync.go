@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/flagstead/flagstead/sdk"
+	"github.com/flagstead/flagstead/store"
 	"github.com/flagstead/flagstead/store/memory"
 	"github.com/flagstead/flagstead/syncer"
 )
@@ -24,6 +25,7 @@ type syncCmd struct {
 	Once       bool          `help:"End when the store has one full state: for jobs. Exit 0: it has; 1: FeatBit or the store failed, or --start was not enough; 3: the guard refused the state; 4: FeatBit refused the secret."`
 	Reconcile  time.Duration `default:"10m" placeholder:"TIME" help:"How often to ask for everything, which finds deletions (default ${default}). SIGUSR1 asks now."`
 	Poll       string        `default:"fallback" placeholder:"WHEN" help:"When to poll over HTTP: fallback (while WebSockets do not get through), never or always (default ${default})."`
+	Lease      bool          `help:"Stand by while another syncer of the store, also started with --lease, is at work (Redis)."`
 	Accept     bool          `help:"Take the first full state as it is, even if the store would lose most of its flags, or get those of another environment."`
 	MaxRemoved string        `default:"50%" placeholder:"PERCENT" help:"Refuse, until FeatBit repeats it, a full state that lacks more of the store's flags than this (default ${default}; 100% refuses none but empty ones)."`
 	GuardWait  time.Duration `default:"5s" placeholder:"TIME" help:"When to ask FeatBit again after a refusal (default ${default}). Without --wait, --start should be longer."`
@@ -68,6 +70,9 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 	if !ok {
 		return usageError(fmt.Sprintf("--poll=%s: want fallback, never or always", c.Poll))
 	}
+	if c.Lease && c.Once {
+		return usageError("--lease and --once can't be used together")
+	}
 	cfg := syncer.Config{Logger: con.loud(), NetDial: reach.dial, Reconcile: c.Reconcile, Poll: poll}
 	if c.From == "" {
 		cfg.URL, cfg.Secret = c.FeatBit.URL, secret
@@ -105,7 +110,10 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 			return c.storeError(err)
 		}
 	}
-	cfg.Store, cfg.History = st, c.History
+	if _, ok := st.(store.Leaser); c.Lease && !ok {
+		return usageError(fmt.Sprintf("--lease: %s has no leases", redact(c.Store)))
+	}
+	cfg.Store, cfg.History, cfg.Lease = st, c.History, c.Lease
 	reach.hangUpWith(ctx)
 	if c.Once {
 		if c.Wait {
@@ -138,7 +146,7 @@ func (c *syncCmd) run(ctx, start context.Context, con *console, cfg syncer.Confi
 			mu.Lock()
 			defer mu.Unlock()
 			switch _, final := errors.AsType[*fs.PathError](s.Err); {
-			case started || s.State == syncer.OK:
+			case started || s.State == syncer.OK || errors.Is(s.Err, syncer.ErrStandby):
 				started = true
 				late()
 				report(s)
@@ -310,6 +318,11 @@ func (c *syncCmd) report(con *console) func(syncer.Status) {
 		case s.State == syncer.OK && last != syncer.OK:
 			con.printf("%s  in sync: %s is equal to %s\n", now, redact(c.Store), c.source())
 			lastErr = ""
+		case errors.Is(s.Err, syncer.ErrStandby) && s.State != syncer.Off:
+			if lastErr != s.Err.Error() {
+				lastErr = s.Err.Error()
+				con.printf("%s  %v\n", now, s.Err)
+			}
 		case s.Err != nil && s.State != syncer.Off && s.Err.Error() != lastErr:
 			lastErr = s.Err.Error()
 			con.printf("%s  interrupted: %v; trying again\n", now, s.Err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -9,6 +10,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/flagstead/flagstead/internal/redistest"
+	"github.com/flagstead/flagstead/sdk"
+	"github.com/flagstead/flagstead/store"
 )
 
 // TestSyncOnce: each end has its status.
@@ -88,5 +94,37 @@ func TestSyncPolls(t *testing.T) {
 	}
 	if code, _, errOut := call(t, "sync", "file://"+filepath.Join(t.TempDir(), "c.json"), "--url", srv.URL, "--poll=never"); code != exitFailure || !strings.Contains(errOut, "403") {
 		t.Errorf("status %d, %s", code, errOut)
+	}
+}
+
+// TestSyncLease: the second syncer of a store stands by, and takes over.
+func TestSyncLease(t *testing.T) {
+	target, secret := dev(t, flagsFile(t))
+	t.Setenv("FLAGSTEAD_SECRET", secret)
+	redis := redistest.Start(t)
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := openStore(&console{err: &buffer{}, log: slog.New(slog.DiscardHandler)}, redis.URL(), sdk.Secret(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	l := other.(store.Leaser)
+	if held, err := l.Acquire(t.Context(), "not-"+host, time.Minute); err != nil || !held {
+		t.Fatal(held, err)
+	}
+	s := start(t, "sync", redis.URL(), "--url", target, "--lease")
+	s.says(t, "standing by")
+	if err := l.Release(t.Context(), "not-"+host); err != nil {
+		t.Fatal(err)
+	}
+	s.says(t, "in sync")
+	bolt := "bolt://" + filepath.Join(t.TempDir(), "flags.db")
+	for _, args := range [][]string{{redis.URL(), "--once"}, {bolt}} {
+		if code, _, errOut := call(t, append([]string{"sync", "--url", target, "--lease"}, args...)...); code != exitUsage {
+			t.Errorf("%v: status %d, %s", args, code, errOut)
+		}
 	}
 }
