@@ -1,6 +1,7 @@
 package sdk_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -109,6 +111,9 @@ func TestOutboxEvents(t *testing.T) {
 	}
 	handed := o.insights(t)
 	for _, list := range [][]protocol.Insight{got, handed} {
+		slices.SortFunc(list, func(a, b protocol.Insight) int { // each processor has a buffer of its own
+			return cmp.Or(cmp.Compare(len(a.Variations), len(b.Variations)), cmp.Compare(len(a.Metrics), len(b.Metrics)))
+		})
 		for i := range list {
 			for j := range list[i].Variations {
 				list[i].Variations[j].Timestamp = 0

@@ -48,6 +48,7 @@ type environment struct {
 	store  store.DataStore // nil until it is open
 	source store.DataStore // of from, likewise
 	from   string
+	pump   *pump          // nil: its outbox is not emptied
 	syncer *syncer.Syncer // nil while there is none
 	err    error          // why there is no store or no syncer
 }
@@ -83,9 +84,10 @@ func (e *environment) end() {
 
 func (e *environment) closeStore() {
 	e.mu.Lock()
-	open := []store.DataStore{e.store, e.source}
-	e.store, e.source, e.from = nil, nil, ""
+	open, pump := []store.DataStore{e.store, e.source}, e.pump
+	e.store, e.source, e.from, e.pump = nil, nil, "", nil
 	e.mu.Unlock()
+	pump.end()
 	for _, st := range open {
 		if st == nil {
 			continue
@@ -147,6 +149,10 @@ func (e *environment) run(ctx context.Context) {
 	e.mu.Unlock()
 	e.fail(nil)
 	e.fleet.publish()
+	pump := e.fleet.outbox.start(st, p.id, p.Name)
+	e.mu.Lock()
+	e.pump = pump
+	e.mu.Unlock()
 	for ctx.Err() == nil {
 		p := e.spec()
 		if !p.syncs() {

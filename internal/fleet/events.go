@@ -25,15 +25,23 @@ type events struct {
 	client  *http.Client
 }
 
+// eventsURL returns where events go, or "".
+func (c *Config) eventsURL() (string, error) {
+	if c.FeatBit.Events != "" || c.FeatBit.URL == "" {
+		return c.FeatBit.Events, nil
+	}
+	base, err := protocol.BaseURL(c.FeatBit.URL, "http")
+	if err != nil {
+		return "", err
+	}
+	return base.String(), nil
+}
+
 // newEvents returns nil if events are not to be forwarded.
 func newEvents(f *Fleet, cfg *Config) (*events, error) {
-	url := cfg.FeatBit.Events
-	if url == "" && cfg.FeatBit.URL != "" {
-		base, err := protocol.BaseURL(cfg.FeatBit.URL, "http")
-		if err != nil {
-			return nil, err
-		}
-		url = base.String()
+	url, err := cfg.eventsURL()
+	if err != nil {
+		return nil, err
 	}
 	wanted := cfg.Events.Forward
 	switch {

@@ -60,6 +60,7 @@ type Fleet struct {
 
 	relay   *relay.Relay // nil: none
 	events  *events      // nil: they are not forwarded
+	outbox  *outboxes    // nil: they are not emptied
 	proxy   *proxy       // nil: none
 	numbers *numbers
 
@@ -95,6 +96,9 @@ func New(cfg *Config, o Options) (*Fleet, error) {
 		if f.proxy, err = newProxy(f, cfg); err != nil {
 			return nil, err
 		}
+	}
+	if f.outbox, err = newOutboxes(f, cfg); err != nil {
+		return nil, err
 	}
 	if f.events, err = newEvents(f, cfg); err != nil {
 		return nil, err
@@ -252,6 +256,9 @@ func (f *Fleet) Reload(cfg *Config) (restart []string) {
 			restart = append(restart, part.name)
 		}
 	}
+	if !reflect.DeepEqual(old.FeatBit, cfg.FeatBit) && (f.events != nil || f.outbox != nil || f.proxy != nil) {
+		restart = append(restart, "featbit, as far as events and the relay-proxy are concerned")
+	}
 	kept := *old
 	kept.FeatBit, kept.Environments = cfg.FeatBit, cfg.Environments
 	f.cfg = &kept
@@ -330,6 +337,7 @@ func (f *Fleet) closeStores() {
 	if f.proxy != nil {
 		f.proxy.closeStores()
 	}
+	f.outbox.close()
 }
 
 // Reconcile asks FeatBit for everything, for one environment or, with "", for all.

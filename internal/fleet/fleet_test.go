@@ -144,8 +144,13 @@ type running struct {
 
 func start(t *testing.T, c *Config) *running {
 	t.Helper()
+	return startWith(t, c, openStores)
+}
+
+func startWith(t *testing.T, c *Config, open func(OpenRequest) (store.DataStore, error)) *running {
+	t.Helper()
 	addr := make(chan Addresses, 1)
-	f, err := New(c, Options{Open: openStores, Version: "test", Ready: func(a Addresses) { addr <- a }})
+	f, err := New(c, Options{Open: open, Version: "test", Ready: func(a Addresses) { addr <- a }})
 	if err != nil {
 		t.Fatal(err)
 	}

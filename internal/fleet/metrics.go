@@ -69,8 +69,9 @@ func (f *Fleet) MetricGroups() []metrics.Group {
 	var groups []metrics.Group
 	for _, e := range f.all() {
 		e.mu.Lock()
-		s := e.syncer
+		s, pump := e.syncer, e.pump
 		e.mu.Unlock()
+		groups = append(groups, pump.group(e.name)...)
 		if s != nil {
 			groups = append(groups, metrics.Group{Labels: metrics.Labels{"env": e.name}, Measurements: s.Metrics()})
 		}

@@ -44,6 +44,16 @@ type place struct {
 	store store.DataStore // nil until it is open
 	url   string
 	err   error
+	pump  *pump // nil: its outbox is not emptied
+}
+
+// close lets go of the store, if it is open.
+func (pl *place) close() error {
+	pl.pump.end()
+	if pl.store == nil {
+		return nil
+	}
+	return pl.store.Close()
 }
 
 func newProxy(f *Fleet, cfg *Config) (*proxy, error) {
@@ -186,6 +196,13 @@ func (p *proxy) open(_ context.Context, e syncer.ProxyEnv) (store.DataStore, err
 		return nil, err
 	}
 	p.fleet.publish()
+	pump := p.fleet.outbox.start(st, e.ID, e.Name())
+	p.mu.Lock()
+	if p.places[e.ID] == pl && pl.pump == nil {
+		pl.pump, pump = pump, nil
+	}
+	p.mu.Unlock()
+	pump.end()
 	return st, nil
 }
 
@@ -193,13 +210,11 @@ func (p *proxy) open(_ context.Context, e syncer.ProxyEnv) (store.DataStore, err
 func (p *proxy) changed(envs []syncer.ProxyEnv) {
 	p.mu.Lock()
 	p.envs = envs
-	var gone []store.DataStore
+	var gone []*place
 	for id, pl := range p.places {
 		if !slices.ContainsFunc(envs, func(e syncer.ProxyEnv) bool { return e.ID == id }) {
 			delete(p.places, id)
-			if pl.store != nil {
-				gone = append(gone, pl.store)
-			}
+			gone = append(gone, pl)
 		}
 	}
 	p.mu.Unlock()
@@ -210,8 +225,8 @@ func (p *proxy) changed(envs []syncer.ProxyEnv) {
 	p.mu.Lock()
 	p.known = true // to the relay, too
 	p.mu.Unlock()
-	for _, st := range gone {
-		_ = st.Close()
+	for _, pl := range gone {
+		_ = pl.close()
 	}
 }
 
@@ -325,10 +340,8 @@ func (p *proxy) closeStores() {
 	p.places = map[string]*place{}
 	p.mu.Unlock()
 	for _, pl := range places {
-		if pl.store != nil {
-			if err := pl.store.Close(); err != nil {
-				p.log.Warn("the store could not be closed", "store", redact(pl.url), "error", err)
-			}
+		if err := pl.close(); err != nil {
+			p.log.Warn("the store could not be closed", "store", redact(pl.url), "error", err)
 		}
 	}
 }
@@ -390,9 +403,17 @@ func (p *proxy) metrics() []metrics.Measurement {
 }
 
 func (p *proxy) metricGroups() []metrics.Group {
+	var groups []metrics.Group
+	p.mu.Lock()
+	for _, e := range p.envs {
+		if pl := p.places[e.ID]; pl != nil {
+			groups = append(groups, pl.pump.group(e.Name())...)
+		}
+	}
+	p.mu.Unlock()
 	s := p.current()
 	if s == nil {
-		return nil
+		return groups
 	}
-	return s.MetricGroups()
+	return append(groups, s.MetricGroups()...)
 }

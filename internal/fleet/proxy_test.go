@@ -237,6 +237,48 @@ func TestEventsAreForwarded(t *testing.T) {
 	eventually(t, "the status says so", func() bool { s := f.Status().Events; return s.Pending == 0 && s.Delivered == 12 })
 }
 
+// TestOutboxIsEmptied: what readers leave in an environment's store is delivered.
+func TestOutboxIsEmptied(t *testing.T) {
+	var mu sync.Mutex
+	got := map[string]int{}
+	featbit := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var batch []json.RawMessage
+		if err := json.NewDecoder(r.Body).Decode(&batch); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		got[r.Header.Get("Authorization")] += len(batch)
+	}))
+	defer featbit.Close()
+	p := newPlatform(t, "one")
+	c := p.config(t, t.TempDir(), "one")
+	c.FeatBit.Events, c.Environments[0].Store = featbit.URL, MemoryStore
+	opened := make(chan store.DataStore, 1)
+	f := startWith(t, complete(t, c), func(r OpenRequest) (store.DataStore, error) {
+		st, err := openStores(r)
+		opened <- st
+		return st, err
+	})
+	st := <-opened
+	var events []store.Event
+	for i := range 70 {
+		events = append(events, store.Event{ID: fmt.Sprint("e", i), Data: []byte(`{"user":{"keyId":"u"}}`)})
+	}
+	if err := st.(store.OutboxWriter).AppendEvents(t.Context(), events); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all are delivered", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return got[string(p.server["one"])] == len(events)
+	})
+	eventually(t, "and counted", func() bool {
+		_, numbers := f.get(t, "/metrics")
+		return strings.Contains(numbers, `flagstead_outbox_delivered_total{env="one"} 70`)
+	})
+}
+
 // TestManualProxy: FeatBit's platform brings the environments, which are served also
 // after a restart.
 func TestManualProxy(t *testing.T) {

@@ -203,7 +203,6 @@ type flapper struct {
 	served sync.Map     // of modes: *atomic.Int64, requests
 	unsure atomic.Int64 // insights that were taken and their answer cut
 	bad    atomic.Int64 // requests that no SDK makes
-	most   atomic.Int64
 	known  secrets
 }
 

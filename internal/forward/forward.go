@@ -117,7 +117,6 @@ type Forwarder struct {
 
 	mu        sync.Mutex
 	lanes     map[string]*lane
-	underway  int
 	delivered uint64
 	lost      Lost
 	requests  uint64

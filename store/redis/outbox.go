@@ -54,7 +54,7 @@ var (
 	_ store.OutboxReader = (*Store)(nil)
 )
 
-var errNoOutbox = errors.New("FeatBit's layout has no outbox; use the native layout, with the same server if need be")
+var errNoOutbox = fmt.Errorf("%w: FeatBit's layout has no outbox; use the native layout, with the same server if need be", errors.ErrUnsupported)
 
 // The outbox's keys, and what its consumers share.
 const (
