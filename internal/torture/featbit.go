@@ -29,6 +29,7 @@ type featbit struct {
 	history map[int64][8]byte // by newest version, of which each state has another
 	changes int
 	newest  int64
+	moments []moment // when each state came to be
 }
 
 // base is the version of the first state.
@@ -83,6 +84,7 @@ func (f *featbit) commit(ctx context.Context, c store.Change) error {
 	newest, digest := describe(f.state)
 	f.history[newest], f.newest = digest, newest
 	f.changes++
+	f.moments = append(f.moments, moment{newest, time.Now()})
 	f.mu.Unlock()
 	_, err := f.store.Apply(ctx, c)
 	return err

@@ -10,6 +10,12 @@
 //
 //	go run ./internal/torture -for 10m
 //
+// With -profile ha it kills and freezes one syncer of the two at a time and nothing
+// else, and measures how long changes take to the readers, around such moments and
+// at others.
+//
+//	go run ./internal/torture -profile ha -for 5m
+//
 // It needs redis-server on the PATH. The exit status is 1 if anything was wrong.
 package main
 
@@ -30,6 +36,7 @@ type settings struct {
 	seed     uint64
 	readers  int
 	flags    int
+	profile  string
 	verbose  bool
 }
 
@@ -48,10 +55,11 @@ func main() {
 	flag.Uint64Var(&s.seed, "seed", rand.Uint64()%1e6, "which faults, in which order")
 	flag.IntVar(&s.readers, "readers", 3, "reader processes")
 	flag.IntVar(&s.flags, "flags", 200, "flags in the environment")
+	flag.StringVar(&s.profile, "profile", "all", "all: every fault; ha: only those of one syncer at a time, with the latency of changes")
 	flag.BoolVar(&s.verbose, "v", false, "print every fault, and what the processes say")
 	flag.Parse()
-	if flag.NArg() > 0 || s.duration <= 0 || s.readers < 1 || s.flags < 2 {
-		fmt.Fprintln(os.Stderr, "torture: want -for above 0, -readers of at least 1 and -flags of at least 2, and nothing else")
+	if flag.NArg() > 0 || s.duration <= 0 || s.readers < 1 || s.flags < 2 || s.profile != "all" && s.profile != "ha" {
+		fmt.Fprintln(os.Stderr, "torture: want -for above 0, -readers of at least 1, -flags of at least 2 and -profile all or ha, and nothing else")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

@@ -37,6 +37,7 @@ type noLog struct{}
 
 func (noLog) Printf(context.Context, string, ...any) {}
 
+// runSyncer prints a line with its state whenever its status changes.
 func runSyncer() error {
 	ctx, st, err := childContext()
 	if err != nil {
@@ -48,6 +49,7 @@ func runSyncer() error {
 		BackoffMax: time.Second,
 		Reconcile:  7 * time.Second,
 		Logger:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		OnStatus:   func(st syncer.Status) { fmt.Println(st.State) },
 	})
 	if err != nil {
 		return err

@@ -36,11 +36,13 @@ type arena struct {
 	admin   *goredis.Client // past the proxy
 	store   *redis.Store    // likewise
 	syncers []*process
+	health  []*health // of the syncers
 	readers []*reader
 
 	faults   map[string]int
 	worst    time.Duration // to catch up
 	worstFor string
+	outages  []outage // of profile ha
 }
 
 // A reader is a process and what it said.
@@ -51,11 +53,13 @@ type reader struct {
 	mu         sync.Mutex
 	newest     int64 // that this run has seen
 	states     int
+	seen       []moment
 	violations []string
 }
 
 // heard checks a state.
 func (r *reader) heard(line string) {
+	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fields := strings.Fields(line)
@@ -82,6 +86,9 @@ func (r *reader) heard(line string) {
 	}
 	if version < r.newest {
 		r.wrong("went back from version %d to %d", r.newest, version)
+	}
+	if version > r.newest {
+		r.seen = append(r.seen, moment{version, now})
 	}
 	r.newest = version
 }
@@ -124,7 +131,11 @@ func torture(ctx context.Context, s settings) (err error) {
 	wg.Go(func() { changed <- a.featbit.change(changing, random, s.flags) })
 
 	began := time.Now()
-	err = a.run(ctx, began.Add(s.duration))
+	run := a.run
+	if s.profile == "ha" {
+		run = a.failovers
+	}
+	err = run(ctx, began.Add(s.duration))
 	stopChanging()
 	if e := <-changed; err == nil {
 		err = e
@@ -190,8 +201,9 @@ func (a *arena) build(ctx context.Context, wg *sync.WaitGroup) error {
 		}
 	}
 	for i := range 2 {
-		p := &process{name: fmt.Sprintf("syncer %d", i+1), make: child("syncer"), err: noise}
-		a.syncers = append(a.syncers, p)
+		h := &health{}
+		p := &process{name: fmt.Sprintf("syncer %d", i+1), make: child("syncer"), out: h.heard, err: noise}
+		a.syncers, a.health = append(a.syncers, p), append(a.health, h)
 		if err := p.start(); err != nil {
 			return err
 		}
@@ -351,6 +363,7 @@ func (a *arena) report(took time.Duration, err error) error {
 	fmt.Printf("states checked: %d\n", states)
 	fmt.Printf("violations: %d\n", violations)
 	fmt.Printf("longest until all had caught up after a fault was over: %v (%s)\n", a.worst.Round(time.Millisecond), a.worstFor)
+	a.latencies()
 	switch {
 	case err != nil:
 		return err
