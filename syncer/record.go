@@ -112,6 +112,19 @@ func (r *recorder) run(ctx context.Context) {
 	}
 }
 
+// finish records what was committed last, after run has ended and nothing is
+// committed any more. It must not hold up who waits for that.
+func (r *recorder) finish() {
+	ctx, cancel := context.WithTimeout(context.Background(), finishLimit)
+	defer cancel()
+	if err := r.catchUp(ctx, 0); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, store.ErrClosed) {
+		r.complain(err)
+	}
+}
+
+// finishLimit bounds the recording of the last commit.
+const finishLimit = 2 * time.Second
+
 func (r *recorder) complain(err error) {
 	if why := err.Error(); why != r.said {
 		r.said = why

@@ -74,6 +74,46 @@ func TestOnceFails(t *testing.T) {
 	}
 }
 
+// TestOnceAndFrozenStore: a job must not say that it has filled a store that refuses
+// to be.
+func TestOnceAndFrozenStore(t *testing.T) {
+	f := newFeatbit(t)
+	f.set(true, flag("a", 1000))
+	f.up()
+	st := memory.New()
+	defer st.Close()
+	if err := st.WriteControl(t.Context(), store.Control{Frozen: true, By: "ann", Reason: "an incident"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := syncer.Once(t.Context(), fast(syncer.Config{URL: f.url, Secret: f.secret, Store: st}))
+	if !errors.Is(err, store.ErrFrozen) || !strings.Contains(err.Error(), "ann: an incident") {
+		t.Errorf("Once = %v", err)
+	}
+	if n := len(content(t, st)); n != 0 {
+		t.Errorf("the store has %d items", n)
+	}
+}
+
+// TestOnceKeepsARevision: the history has what a job committed, although it ends at
+// once.
+func TestOnceKeepsARevision(t *testing.T) {
+	f := newFeatbit(t)
+	f.set(true, flag("a", 1000))
+	f.up()
+	st := memory.New()
+	defer st.Close()
+	if _, err := syncer.Once(t.Context(), fast(syncer.Config{URL: f.url, Secret: f.secret, Store: st, History: 5})); err != nil {
+		t.Fatal(err)
+	}
+	all, err := st.Revisions(t.Context())
+	if err != nil || len(all) != 1 {
+		t.Fatalf("revisions %v, %v", all, err)
+	}
+	if snap, err := st.At(t.Context(), all[0].N); err != nil || len(snap.Items) != 1 {
+		t.Errorf("revision %d: %v, %v", all[0].N, snap, err)
+	}
+}
+
 // TestReconcileOnDemand: a deletion, which nobody announces, is found when asked.
 func TestReconcileOnDemand(t *testing.T) {
 	var deleted atomic.Bool

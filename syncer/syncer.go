@@ -458,6 +458,9 @@ func (s *Syncer) run(ctx context.Context, m *manager, source func(context.Contex
 	}
 	m.run(ctx)
 	wg.Wait()
+	if m.recorder != nil {
+		m.recorder.finish()
+	}
 	return context.Cause(ctx)
 }
 
