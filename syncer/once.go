@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/flagstead/flagstead/store"
 )
 
 // Once syncs until one full state of the source is in the store, and returns the
 // status of that moment: for jobs that fill a store and end. It blocks until then,
 // until ctx ends, or until nothing is to be hoped for: the guard refused the state,
 // see [RefusedError], which Once does not ask for again, or FeatBit the secret, see
-// [ErrUnauthorized]. An error when ctx ends says, too, what was in the way last.
+// [ErrUnauthorized], or the store is frozen, see [store.ErrFrozen]. An error when ctx ends says, too, what was in the way last.
 func Once(ctx context.Context, cfg Config) (Status, error) {
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -31,7 +33,9 @@ func Once(ctx context.Context, cfg Config) (Status, error) {
 		if !ended {
 			last = st
 		}
-		if st.State == OK {
+		if st.Frozen != nil {
+			end(store.ErrFrozen)
+		} else if st.State == OK {
 			end(nil)
 		} else if refused, ok := errors.AsType[*RefusedError](st.Err); ok {
 			end(refused)

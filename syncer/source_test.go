@@ -74,6 +74,27 @@ func TestOnceFails(t *testing.T) {
 	}
 }
 
+// TestOnceFrozen: a job must not report that it filled a store that takes nothing.
+func TestOnceFrozen(t *testing.T) {
+	f := newFeatbit(t)
+	f.set(true, flag("a", 2000))
+	f.up()
+	st := memory.New()
+	defer st.Close()
+	if _, err := st.Apply(t.Context(), store.Change{Full: true, Items: []store.Item{flag("a", 1000)}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.WriteControl(t.Context(), store.Control{Frozen: true, Reason: "incident"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := syncer.Once(t.Context(), fast(syncer.Config{URL: f.url, Secret: f.secret, Store: st})); !errors.Is(err, store.ErrFrozen) {
+		t.Errorf("Once = %v", err)
+	}
+	if !holds(t, st, map[string]int64{"a": 1000})() {
+		t.Errorf("store: %v", content(t, st))
+	}
+}
+
 // TestReconcileOnDemand: a deletion, which nobody announces, is found when asked.
 func TestReconcileOnDemand(t *testing.T) {
 	var deleted atomic.Bool
