@@ -34,6 +34,7 @@ type manager struct {
 	// What the link is doing.
 	connection uint64     // the newest one; what comes from others is too late
 	opening    *beginning // waits for where the store stands
+	openWhole  bool       // and must ask for everything
 	openLimit  *time.Timer
 	asking     bool      // everything is to be requested once that is known
 	again      bool      // even if it was already, for a lost message
@@ -277,6 +278,8 @@ func (m *manager) cursor() int64 {
 // open is the begin of a new connection. It is told what to ask for once it is
 // known where the store stands, see opened.
 func (m *manager) open(b beginning) {
+	// A question that is not answered yet must not get lost by another one.
+	m.openWhole = b.connection == m.connection && (m.asking || m.wantFull)
 	m.connection, m.opening = b.connection, &b
 	m.asking, m.again = false, false
 	m.wantFull = true // what comes before the request answers nothing
@@ -300,6 +303,9 @@ func (m *manager) opened(known bool) {
 		m.openLimit.Stop()
 		m.rebaseOn(known)
 		cursor := m.cursor()
+		if m.openWhole {
+			cursor = 0
+		}
 		m.wantFull = cursor == 0
 		m.opening.cursor <- cursor
 		m.opening = nil

@@ -13,7 +13,8 @@ import (
 // status of that moment: for jobs that fill a store and end. It blocks until then,
 // until ctx ends, or until nothing is to be hoped for: the guard refused the state,
 // see [RefusedError], which Once does not ask for again, or FeatBit the secret, see
-// [ErrUnauthorized], or an operator froze the store, see [store.ErrFrozen]. An error when ctx ends says, too, what was in the way last.
+// [ErrUnauthorized], or an operator froze the store, see [store.ErrFrozen]. An error
+// when ctx ends says, too, what was in the way last.
 func Once(ctx context.Context, cfg Config) (Status, error) {
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -294,6 +294,11 @@ func (p *proxyUser) takeFull(ctx context.Context, doc wire.ProxySync, number uin
 			e.syncer.heard.Store(now.UnixNano())
 		}
 	}
+	for _, id := range doc.Unusable {
+		if e := p.envs[id]; e != nil {
+			e.hears = false // nothing confirms what it has until it can be read
+		}
+	}
 	p.status.Fulls++
 	p.live = number
 	if p.live > p.lost {

@@ -43,6 +43,7 @@ func (c *syncCmd) Run(ctx context.Context, con *console) error {
 		ctx, cancel = endWith(ctx, con.in)
 		defer cancel()
 	}
+	defer onReconcileSignal(func() {})() // which ends the process while nobody wants it
 	var secret sdk.Secret
 	if c.From == "" {
 		var err error
