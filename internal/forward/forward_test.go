@@ -160,6 +160,8 @@ func accept(t *testing.T, f *Forwarder, env string, keys []string) {
 func eventually(t *testing.T, f *Forwarder, what string, until func(Stats) bool) {
 	t.Helper()
 	deadline := time.Now().Add(patient)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
 	for {
 		st := f.Stats()
 		if st.Recorded != st.Delivered+st.Lost.Total()+st.Pending {
@@ -171,7 +173,7 @@ func eventually(t *testing.T, f *Forwarder, what string, until func(Stats) bool)
 		if time.Now().After(deadline) {
 			t.Fatalf("%s never came: %+v", what, st)
 		}
-		time.Sleep(time.Millisecond)
+		<-tick.C
 	}
 }
 

@@ -80,6 +80,8 @@ func events(keys []string) []store.Event {
 func emptied(t *testing.T, st *memory.Store) store.OutboxStats {
 	t.Helper()
 	deadline := time.Now().Add(patient)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
 	for {
 		s, err := st.OutboxStats(t.Context())
 		if err != nil {
@@ -91,7 +93,7 @@ func emptied(t *testing.T, st *memory.Store) store.OutboxStats {
 		if time.Now().After(deadline) {
 			t.Fatalf("the outbox is never empty: %+v", s)
 		}
-		time.Sleep(time.Millisecond)
+		<-tick.C
 	}
 }
 

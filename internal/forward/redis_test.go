@@ -66,11 +66,13 @@ func TestReadersToFeatBit(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- first.Run(ctx) }()
 	deadline := time.Now().Add(patient)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
 	for first.Stats().Delivered == 0 {
 		if time.Now().After(deadline) {
 			t.Fatalf("nothing is delivered: %+v", first.Stats())
 		}
-		time.Sleep(time.Millisecond)
+		<-tick.C
 	}
 	stop()
 	<-done
@@ -98,7 +100,7 @@ func TestReadersToFeatBit(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%+v, %+v", st, second.Stats())
 		}
-		time.Sleep(time.Millisecond)
+		<-tick.C
 	}
 	got := fb.of(ids[0])
 	twice := len(got) - 800
