@@ -206,7 +206,7 @@ type flapper struct {
 	known  secrets
 }
 
-var flapModes = []string{"up", "500", "up", "429", "up", "hang", "up", "cut", "refuse"}
+var flapModes = []string{"up", "500", "up", "hang", "up", "cut", "up", "429", "up", "refuse"}
 
 // flap serves in one mode after the other until ctx ends. While it refuses
 // connections, nobody listens.
@@ -218,7 +218,26 @@ func (f *flapper) flap(ctx context.Context, each time.Duration) error {
 		if mode == "up" {
 			long *= 4
 		}
-		phase, cancel := context.WithTimeout(ctx, long)
+		phase, cancel := context.WithCancel(ctx)
+		go func() {
+			defer cancel()
+			before := f.met(mode)
+			end := time.After(long)
+			for late := time.After(3 * time.Second); ; {
+				select {
+				case <-end:
+				case <-late:
+					return
+				case <-ctx.Done():
+					return
+				}
+				// A bad mode waits for somebody to meet it.
+				if mode == "up" || mode == "refuse" || f.met(mode) > before {
+					return
+				}
+				end = time.After(long / 10)
+			}
+		}()
 		if mode == "refuse" {
 			<-phase.Done()
 			cancel()
@@ -247,6 +266,15 @@ func (f *flapper) flap(ctx context.Context, each time.Duration) error {
 			return nil
 		}
 	}
+}
+
+// met returns how many requests came in a mode.
+func (f *flapper) met(mode string) int64 {
+	n, ok := f.served.Load(mode)
+	if !ok {
+		return 0
+	}
+	return n.(*atomic.Int64).Load()
 }
 
 func (f *flapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
