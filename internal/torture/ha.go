@@ -30,6 +30,9 @@ const (
 	// one around it: it may have been on its way, and the return is work, too.
 	before = 100 * time.Millisecond
 	after  = time.Second
+
+	// slow is what is worth a line of its own.
+	slow = 500 * time.Millisecond
 )
 
 func (o outage) around(at time.Time) bool {
@@ -70,6 +73,7 @@ func (a *arena) failovers(ctx context.Context, end time.Time) error {
 			return err
 		}
 		o.over = time.Now()
+		fmt.Printf("%s  %s %d, back after %v\n", o.began.Format("15:04:05.000"), name, i, o.over.Sub(o.began).Round(time.Millisecond))
 		a.outages = append(a.outages, o)
 		took, err := a.caughtUp(ctx, a.featbit.now())
 		if err != nil {
@@ -108,7 +112,7 @@ func (a *arena) latencies() {
 	a.featbit.mu.Unlock()
 	var calm, killed, frozen []time.Duration
 	missed := 0
-	for _, r := range a.readers {
+	for n, r := range a.readers {
 		r.mu.Lock()
 		seen := slices.Clone(r.seen)
 		r.mu.Unlock()
@@ -128,6 +132,10 @@ func (a *arena) latencies() {
 				continue
 			}
 			took := seen[next].at.Sub(m.at)
+			if took > slow {
+				fmt.Printf("%s  reader %d saw version %d after %v, when the newest was %d\n",
+					m.at.Format("15:04:05.000"), n, m.version, took.Round(time.Millisecond), seen[next].version)
+			}
 			for last < len(a.outages) && !m.at.Before(a.outages[last].over.Add(after)) {
 				last++
 			}

@@ -1,6 +1,7 @@
 package file_test
 
 import (
+	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -14,7 +15,7 @@ func TestMain(m *testing.M) {
 	storetest.Child(func(place string, write bool) (store.DataStore, error) {
 		s, err := file.Open(place, &file.Options{ReadOnly: !write})
 		if err == nil && !write {
-			return aReader{s}, nil
+			return aReader{s, filepath.Dir(place)}, nil
 		}
 		return s, err
 	})
