@@ -231,7 +231,7 @@ func TestAgent(t *testing.T) {
 	if code, _, _ := s.do(t, "GET", "/api/public/proxy/register", agentKey, ""); code != 404 {
 		t.Errorf("another path: %d", code)
 	}
-	if code, _, _ := s.do(t, "POST", bootPath, agentKey, strings.Repeat(" ", 1<<16+1)); code != 413 {
+	if code, _, _ := s.handle("POST", bootPath, agentKey, strings.Repeat(" ", 1<<16+1)); code != 413 {
 		t.Errorf("a large bootstrap: %d", code)
 	}
 	for _, s := range []*server{s, other} {
