@@ -380,7 +380,9 @@ func TestClientLatestAllAndEvaluate(t *testing.T) {
 		{"too large", evaluate, key, `{"user":{"keyId":"` + strings.Repeat("x", 2<<20) + `"}}`, 413, "-"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			do := func(method, path, auth, body string) (int, http.Header, string) { return s.do(t, method, path, auth, body) }
+			do := func(method, path, auth, body string) (int, http.Header, string) {
+				return s.do(t, method, path, auth, body)
+			}
 			if tc.code == http.StatusRequestEntityTooLarge {
 				do = s.handle
 			}
