@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,17 +48,50 @@ func testKilled(t *testing.T, exe string, relays int) {
 	}
 	defer st.Close()
 	version, n := time.Now().UnixMilli(), 0
+	count := 0
 	// next makes the flag's value one larger, for everybody.
 	next := func() string {
 		t.Helper()
 		n++
-		it := numbered(t, version+int64(n), n)
+		count++
+		it := numbered(t, version+int64(n), count)
 		if _, err := st.Apply(t.Context(), store.Change{Items: []store.Item{it}}); err != nil {
 			t.Fatal(err)
 		}
-		return strconv.Itoa(n)
+		return strconv.Itoa(count)
 	}
 	next()
+	apply := func(items ...store.Item) {
+		t.Helper()
+		if _, err := st.Apply(t.Context(), store.Change{Items: items}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Versions of what follows are beside those of the number.
+	later := func() int64 { n += 1000; return version + int64(n) }
+	segment := protocol.NewEnvID()
+	group := func(keys ...string) store.Item {
+		return written(t, store.Segment, later(), false, map[string]any{"id": segment, "name": "group", "included": append([]string{}, keys...), "excluded": []string{}, "rules": []any{}})
+	}
+	grouped := func(archived bool) store.Item { return boolean(t, "grouped", later(), true, archived, segment) }
+	apply(group("bob"), grouped(false))
+
+	var mu sync.Mutex
+	insights := map[string]bool{} // "secret flag value"
+	featbit := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var batch []protocol.Insight
+		if err := json.NewDecoder(r.Body).Decode(&batch); err != nil {
+			t.Errorf("insights: %v", err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, in := range batch {
+			for _, v := range in.Variations {
+				insights[v.FlagKey+" "+v.Variation.Value] = true
+			}
+		}
+	}))
+	defer featbit.Close()
 
 	server, envID := newSecret(t)
 	client, err := protocol.NewSecret(envID)
@@ -65,21 +99,27 @@ func testKilled(t *testing.T, exe string, relays int) {
 		t.Fatal(err)
 	}
 	config := filepath.Join(t.TempDir(), "flagstead.yaml")
-	text := fmt.Sprintf(`relay: {listen: "127.0.0.1:0"}
+	text := fmt.Sprintf(`featbit: {events: %q}
+relay: {listen: "127.0.0.1:0"}
+events: {forward: true, outbox: false}
 admin: {listen: "127.0.0.1:0"}
 environments:
 - {name: web, sync: false, secret: "${SERVER_SECRET}", client-secret: "${CLIENT_SECRET}", store: %q}
-`, srv.URL()+"?env=web")
+`, featbit.URL, srv.URL()+"?env=web")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	secrets := []string{"SERVER_SECRET=" + string(server), "CLIENT_SECRET=" + string(client)}
 
 	lb := newBalancer(t)
-	start := func() *relayProcess { return startRelay(t, exe, config, secrets...) }
+	states := t.TempDir() // each relay's, which its successor finds
+	start := func(i int) *relayProcess {
+		state := filepath.Join(states, fmt.Sprint(i))
+		return startRelay(t, exe, config, append(secrets, "FLAGSTEAD_STATE="+state)...)
+	}
 	running := make([]*relayProcess, relays)
 	for i := range running {
-		running[i] = start()
+		running[i] = start(i)
 		lb.add(running[i].addr)
 	}
 	ann := user{Key: "ann", Name: "Ann"}
@@ -93,25 +133,46 @@ environments:
 		want, _ := strconv.Atoi(value)
 		js.call(t, "await", map[string]any{"flag": "number", "value": want}, &struct{}{})
 	}
+	member := func(want bool) {
+		t.Helper()
+		node.await(t, "grouped", ann, strconv.FormatBool(want))
+		js.call(t, "await", map[string]any{"flag": "grouped", "value": want}, &struct{}{})
+	}
 	both("1")
+	member(false)
 	both(next())
 	for round := range 2 * relays {
 		i := round % relays
 		running[i].kill(t)
 		lb.remove(running[i].addr)
+		apply(group([]string{"ann", "bob"}[round%2]))
 		value := next() // while fewer relays, or none, are there
 		if relays == 1 {
-			running[i] = start()
+			running[i] = start(i)
 			lb.add(running[i].addr)
 		}
 		both(value)
+		member(round%2 == 0)
 		both(next())
 		if relays > 1 {
-			running[i] = start()
+			running[i] = start(i)
 			lb.add(running[i].addr)
 		}
 		both(next())
 	}
+	node.flush(t)
+	js.flush(t)
+	eventually(t, "insights of both kinds of SDK", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return insights["grouped true"] && insights["grouped false"] && insights["number 1"]
+	})
+	apply(grouped(true))
+	eventually(t, "an archived flag has no value", func() bool {
+		var got struct{ Typed any }
+		js.call(t, "evaluate", map[string]any{"flag": "grouped"}, &got)
+		return got.Typed == nil
+	})
 	for name, c := range map[string]*nodeClient{"the Node SDK": node, "the JavaScript SDK": js} {
 		var got struct{ Values []string }
 		c.call(t, "history", map[string]any{"flag": "number"}, &got)
@@ -123,8 +184,8 @@ environments:
 			}
 			numbers = append(numbers, n)
 		}
-		if !slices.IsSorted(numbers) || len(numbers) < 4 || numbers[len(numbers)-1] != n {
-			t.Errorf("%s had the values %v, one after the other up to %d are right", name, numbers, n)
+		if !slices.IsSorted(numbers) || len(numbers) < 4 || numbers[len(numbers)-1] != count {
+			t.Errorf("%s had the values %v, one after the other up to %d are right", name, numbers, count)
 		}
 		t.Logf("%s saw %v", name, numbers)
 		c.close(t)
