@@ -123,7 +123,8 @@ type EnvStatus struct {
 //
 // FeatBit tells of new environments and secrets only in a full state, which is
 // asked for per Config.Reconcile. One that lacks an environment must be repeated
-// after Guard.Wait before that counts as removed.
+// after Guard.Wait before that counts as removed; one without any environment removes
+// none.
 type Proxy struct {
 	cfg  ProxyConfig
 	conf Config // the template, with its defaults

@@ -374,7 +374,8 @@ func (p *proxyUser) listed(doc *wire.ProxySync) map[string]ProxyEnv {
 }
 
 // dropMissing stops syncing the environments that are not in envs, if that is
-// certain, and reports whether there were such. The caller holds mu.
+// certain, which it never is of all of them, and reports whether there were such. The
+// caller holds mu.
 func (p *proxyUser) dropMissing(envs map[string]ProxyEnv, unusable []string, now time.Time) (dropped bool) {
 	if len(unusable) > 0 {
 		signal(p.suspects)
@@ -386,6 +387,13 @@ func (p *proxyUser) dropMissing(envs map[string]ProxyEnv, unusable []string, now
 		_, listed := envs[id]
 		switch guard := p.conf.Guard; {
 		case listed || slices.Contains(unusable, id):
+		case len(envs) == 0 && !guard.Off:
+			// FeatBit was started without its database. All SDKs would be sent away for
+			// good.
+			if e.missing.IsZero() {
+				e.missing, e.hears = now, false
+				p.conf.Logger.Error("FeatBit has none of the key's environments any more; they are kept", "env", id)
+			}
 		case e.missing.IsZero() && !guard.Off:
 			e.missing, e.hears = now, false
 			signal(p.rechecks)

@@ -518,6 +518,24 @@ func TestProxyDoubts(t *testing.T) {
 	until(t, "accepted", ss.holds(t, a, map[string]int64{}))
 }
 
+// TestProxyKeepsAll: that the last environments are gone is never believed.
+func TestProxyKeepsAll(t *testing.T) {
+	u := newUpstream(t)
+	u.add("prod", flag("x", 1000))
+	u.add("dev", flag("y", 1000))
+	p, ss, _ := startProxy(t, u, func(c *syncer.ProxyConfig) { c.Config.Guard.Wait = time.Millisecond })
+	until(t, "both", proxyOK(p, 2))
+	u.do(func() { u.envs = map[string]*upEnv{} })
+	for range 3 {
+		fulls := p.Status().Fulls
+		p.Reconcile()
+		until(t, "an empty full", func() bool { return p.Status().Fulls > fulls })
+	}
+	if n, told := len(p.Status().Environments), ss.last(); n != 2 || len(told) != 2 {
+		t.Errorf("%d environments, told of %v", n, told)
+	}
+}
+
 // TestProxyReconnects: what happened meanwhile, deletions too, is caught up.
 func TestProxyReconnects(t *testing.T) {
 	u := newUpstream(t)
