@@ -25,6 +25,10 @@ const (
 	// MaxEventBytes is the size of an Event's ID and Data together at most.
 	MaxEventBytes = 64 << 10
 
+	// MaxEventID is the size of an Event's ID at most. Ids are remembered, see
+	// OutboxWindow.
+	MaxEventID = 128
+
 	// OutboxClaim is for how long an event belongs to the consumer that read it
 	// last. Who does not acknowledge it, or read it again, in that time is taken
 	// for dead.
@@ -45,6 +49,8 @@ func (e Event) Check() error {
 		return fmt.Errorf("%w: no ID", ErrEvent)
 	case len(e.Data) == 0:
 		return fmt.Errorf("%w: no data", ErrEvent)
+	case len(e.ID) > MaxEventID:
+		return fmt.Errorf("%w: an ID of %d bytes, want at most %d", ErrEvent, len(e.ID), MaxEventID)
 	case n > MaxEventBytes:
 		return fmt.Errorf("%w: %d bytes, want at most %d", ErrEvent, n, MaxEventBytes)
 	}

@@ -189,7 +189,7 @@ func (m *manager) frozenWrite() (job, bool) {
 		base = ""
 	}
 	switch {
-	case f.restore:
+	case f.restore && f.published != nil:
 		items := make([]store.Item, 0, len(f.published))
 		for _, it := range f.published {
 			items = append(items, it)
@@ -216,7 +216,7 @@ func (m *manager) republished(r result) {
 		m.syncer.cfg.Logger.Error("the revision to publish is not there; the store keeps what it has", "env", m.syncer.env, "error", r.err)
 		return
 	case errors.Is(r.err, store.ErrDamaged):
-		f.damaged, f.rev, f.published = true, "", nil
+		f.damaged, f.rev = true, "" // what was published is still what belongs there
 		m.fail(r.err)
 		return
 	case errors.Is(r.err, store.ErrConflict):

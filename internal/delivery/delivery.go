@@ -104,7 +104,8 @@ func WithoutGet(c *http.Client) *http.Client {
 	}
 	callers := own.CheckRedirect
 	own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
-		if req.Method != http.MethodPost || req.URL.Hostname() != via[0].URL.Hostname() || len(via) >= 5 {
+		plain := via[0].URL.Scheme == "https" && req.URL.Scheme != "https"
+		if req.Method != http.MethodPost || req.URL.Hostname() != via[0].URL.Hostname() || plain || len(via) >= 5 {
 			return http.ErrUseLastResponse
 		}
 		if callers != nil {

@@ -25,6 +25,10 @@ type events struct {
 	client  *http.Client
 }
 
+// unknownFor is how long events wait for the secret of their environment, which may
+// come with FeatBit only, after a restart while it was away.
+const unknownFor = 24 * time.Hour
+
 // eventsURL returns where events go, or "".
 func (c *Config) eventsURL() (string, error) {
 	if c.FeatBit.Events != "" || c.FeatBit.URL == "" {
@@ -61,7 +65,7 @@ func newEvents(f *Fleet, cfg *Config) (*events, error) {
 	if e.spool, err = spool.Open(cfg.Events.Spool, spool.Options{MaxBytes: int64(cfg.Events.MaxSize), Logger: f.log}); err != nil {
 		return nil, fmt.Errorf("events.spool: %w", err)
 	}
-	e.Forwarder, err = forward.New(forward.Config{Spool: e.spool, URL: url, Secret: f.secretOf, Logger: f.log, Client: e.client})
+	e.Forwarder, err = forward.New(forward.Config{Spool: e.spool, URL: url, Secret: f.secretOf, Logger: f.log, Client: e.client, UnknownFor: unknownFor})
 	if err != nil {
 		e.abandon()
 		return nil, err

@@ -284,13 +284,20 @@ func (f *Forwarder) next(draining bool) (*spool.Batch, protocol.Secret, time.Dur
 		if b == nil {
 			return nil, "", wait
 		}
+		f.mu.Lock()
+		l := f.lanes[b.Env]
+		if l == nil {
+			l = &lane{}
+			f.lanes[b.Env] = l
+		}
+		l.underway++
+		f.mu.Unlock()
 		if known {
 			return b, secret, 0
 		}
 		n := uint64(len(b.Insights))
 		f.mu.Lock()
 		f.lost.Unknown += n
-		l := f.lanes[b.Env]
 		l.underway--
 		f.mu.Unlock()
 		f.cfg.Logger.Warn("insights of an environment without a secret are lost", "env", b.Env, "insights", n)
@@ -298,8 +305,8 @@ func (f *Forwarder) next(draining bool) (*spool.Batch, protocol.Secret, time.Dur
 	}
 }
 
-// ready returns how long the environment of w has to wait, and books a batch under
-// way if that is not at all.
+// ready returns how long the environment of w has to wait. What it is given is booked
+// by next, since there may be nothing left to give.
 func (f *Forwarder) ready(w spool.Waiting, known, draining bool, now time.Time) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -333,7 +340,6 @@ func (f *Forwarder) ready(w spool.Waiting, known, draining bool, now time.Time) 
 			return left
 		}
 	}
-	l.underway++
 	return 0
 }
 

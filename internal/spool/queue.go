@@ -193,6 +193,12 @@ func (q *queue) rotate() *segment {
 	return s
 }
 
+// discard takes back a segment that nothing could be written to.
+func (q *queue) discard(s *segment) {
+	_ = s.blob.remove() // what stays is empty, or torn, and found so later
+	q.segs = slices.DeleteFunc(q.segs, func(other *segment) bool { return other == s })
+}
+
 // erase removes the traces of an idle queue.
 func (q *queue) erase() error {
 	if _, err := q.drop(true); err != nil {

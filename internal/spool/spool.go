@@ -318,6 +318,9 @@ func (s *Spool) Append(ctx context.Context, env string, insights []json.RawMessa
 	}
 	if err := seg.blob.write(frames, seg.size); err != nil {
 		q.writing = nil
+		if seg.size == 0 {
+			q.discard(seg) // or a full disk would cost a file, and its handle, per attempt
+		}
 		return s.failed("write", err, len(insights))
 	}
 	now := time.Now()
