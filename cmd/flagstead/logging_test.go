@@ -204,6 +204,7 @@ func serveQuietly(t *testing.T, hidden []string, u, closed string, secret, other
 	text := `featbit: {url: ` + u + `}
 relay: {listen: "127.0.0.1:0"}
 admin: {listen: "127.0.0.1:0"}
+metrics: {otlp: "http://` + closed + `", interval: 1s, headers: {api-key: ` + password + `}}
 environments:
   - {name: good, secret: ` + string(secret) + `, store: "memory:"}
   - {name: wrong, secret: "${DOCTOR_TEST_SECRET}", store: "memory:"}

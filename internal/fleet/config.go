@@ -27,6 +27,7 @@ type Config struct {
 	Defaults     Settings      `yaml:"defaults"`
 	Environments []Environment `yaml:"environments"`
 	RelayProxy   *RelayProxy   `yaml:"relay-proxy"`
+	Metrics      Metrics       `yaml:"metrics"`
 	Log          Log           `yaml:"log"`
 
 	// State is a directory for what must survive a restart: events that are not
@@ -319,6 +320,9 @@ func (c *Config) Complete() error {
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		return fmt.Errorf("log.level: %q is none of debug, info, warn and error", c.Log.Level)
+	}
+	if err := c.Metrics.check(); err != nil {
+		return fmt.Errorf("metrics.%w", err)
 	}
 	if len(c.Environments) == 0 && c.RelayProxy == nil {
 		return errors.New("there is nothing to do: no environments and no relay-proxy")

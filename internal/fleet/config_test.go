@@ -33,6 +33,7 @@ func TestRead(t *testing.T) {
 featbit: {url: "wss://featbit.example"}
 relay: {listen: "${HOST:-127.0.0.1}:6100", drain: 20s, max-connections: "${MAX}"}
 events: {spool: spool, max-size: 64MB}
+metrics: {otlp: "https://collector.example", interval: 30s, headers: {api-key: "${KEY}", tenant: 7}}
 defaults:
   store: "redis://${REDIS}/0?env={env}"
   reconcile: 10m
@@ -47,7 +48,7 @@ environments:
     history: 0
     lease: true
 `)
-	c, err := Read(path, vars(map[string]string{"OTHER": otherSecret, "REDIS": "localhost:6379", "MAX": "100", "HOST": ""}))
+	c, err := Read(path, vars(map[string]string{"OTHER": otherSecret, "KEY": "1234", "REDIS": "localhost:6379", "MAX": "100", "HOST": ""}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +66,10 @@ environments:
 		{"spool", c.Events.Spool, filepath.Join(dir, "spool")},
 		{"size", int64(c.Events.MaxSize), int64(64 << 20)},
 		{"admin", c.Admin.Listen, "127.0.0.1:6101"},
+		{"collector", c.Metrics.OTLP, "https://collector.example"},
+		{"interval", time.Duration(c.Metrics.Interval), 30 * time.Second},
+		{"header", c.Metrics.Headers["api-key"], "1234"},
+		{"plain header", c.Metrics.Headers["tenant"], "7"},
 		{"web's id", web.id, "0f8fad5b-d9cb-469f-a165-70867728950e"},
 		{"web's store", web.Store, "redis://localhost:6379/0?env=web+%26+app"},
 		{"web's history", *web.History, 50},
@@ -111,6 +116,15 @@ func TestReadSaysWhatIsWrong(t *testing.T) {
 		{"poll", url + store + "environments: [{name: a, poll: often, secret: " + serverSecret + "}]", `"often" is none of`},
 		{"log format", "log: {format: xml}", `log.format: "xml"`},
 		{"log level", "log: {level: loud}", `log.level: "loud"`},
+		{"collector", "metrics: {otlp: collector}", "metrics.otlp: want http://HOST:PORT"},
+		{"collector's port", "metrics: {otlp: 'collector:4318'}", "metrics.otlp: want http://HOST:PORT"},
+		{"collector's user", "metrics: {otlp: 'http://me:pass-word@collector'}", "metrics.otlp: a user, a password"},
+		{"collector's token", "metrics: {otlp: 'http://collector?token=pass-word'}", "metrics.otlp: a user, a password or a query"},
+		{"interval", "metrics: {interval: 10ms}", "metrics.interval: 10ms is below 1s"},
+		{"header", "metrics: {headers: {'api key': pass-word}}", `metrics.headers: "api key" is no name`},
+		{"header's value", "metrics: {headers: {api-key: \"pass-word\\n\"}}", `metrics.headers: the value of "api-key" cannot`},
+		{"headers", "metrics: {headers: pass-word}", "line 1: a value of the wrong kind"},
+		{"headers' kind", "metrics: {headers: {api-key: [pass-word]}}", "line 1: a value of the wrong kind"},
 		{"URL", "featbit: {url: featbit.example}\n" + store + "environments: [{name: a, secret: " + serverSecret + "}]", "featbit.url"},
 		{"key", url + store + "relay-proxy: {key: " + serverSecret + "}", `begins with "rp-"`},
 		{"mode", url + store + "relay-proxy: {key: rp-x, mode: magic}", `"magic" is neither auto nor manual`},

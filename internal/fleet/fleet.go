@@ -63,6 +63,7 @@ type Fleet struct {
 	outbox  *outboxes    // nil: they are not emptied
 	proxy   *proxy       // nil: none
 	numbers *numbers
+	export  *export // nil: they are not sent anywhere
 
 	reload sync.Mutex // one Reload at a time; guards cfg
 	cfg    *Config
@@ -92,6 +93,9 @@ func New(cfg *Config, o Options) (*Fleet, error) {
 	if f.numbers, err = newNumbers(f); err != nil {
 		return nil, err
 	}
+	if f.export, err = newExport(f, cfg); err != nil {
+		return nil, err
+	}
 	if cfg.RelayProxy != nil {
 		if f.proxy, err = newProxy(f, cfg); err != nil {
 			return nil, err
@@ -117,8 +121,9 @@ const shutdownPatience = 10 * time.Second
 
 // Run runs until ctx ends. Then it refuses new connections, lets the relay's go in
 // the time that the configuration grants, stops the syncers, delivers what events it
-// can in 10 seconds and closes the stores. It returns nil then, or an error if it
-// could not even start: an address is in use, say. It may be called once.
+// can in 10 seconds, sends the last numbers to a collector if it takes them in 3, and
+// closes the stores. It returns nil then, or an error if it could not even start: an
+// address is in use, say. It may be called once.
 func (f *Fleet) Run(ctx context.Context) (err error) {
 	admin, err := listen("admin.listen", f.cfg.Admin.Listen)
 	if err != nil {
@@ -158,6 +163,7 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 		f.running.Go(func() { f.proxy.runs(envCtx) }) // or waits for bootstraps
 	}
 	f.events.start()
+	f.export.start(f)
 	if f.opts.Ready != nil {
 		f.opts.Ready(Addresses{Relay: address(front), Admin: address(admin)})
 	}
@@ -174,6 +180,7 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 	f.mu.Unlock()
 	f.running.Wait()
 	f.events.stop()
+	f.export.stop() // while there is still what it measures
 	f.closeStores()
 	return nil
 }
@@ -251,6 +258,7 @@ func (f *Fleet) Reload(cfg *Config) (restart []string) {
 		{"admin", old.Admin, cfg.Admin},
 		{"events", old.Events, cfg.Events},
 		{"relay-proxy", old.RelayProxy, cfg.RelayProxy},
+		{"metrics", old.Metrics, cfg.Metrics},
 		{"log", old.Log, cfg.Log},
 		{"state", old.State, cfg.State},
 	} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -149,8 +150,13 @@ func start(t *testing.T, c *Config) *running {
 
 func startWith(t *testing.T, c *Config, open func(OpenRequest) (store.DataStore, error)) *running {
 	t.Helper()
+	return startLogging(t, c, open, nil)
+}
+
+func startLogging(t *testing.T, c *Config, open func(OpenRequest) (store.DataStore, error), log *slog.Logger) *running {
+	t.Helper()
 	addr := make(chan Addresses, 1)
-	f, err := New(c, Options{Open: open, Version: "test", Ready: func(a Addresses) { addr <- a }})
+	f, err := New(c, Options{Open: open, Logger: log, Version: "test", Ready: func(a Addresses) { addr <- a }})
 	if err != nil {
 		t.Fatal(err)
 	}
