@@ -110,7 +110,6 @@ func (r *Relay) clientLatestAll(w http.ResponseWriter, req *http.Request) {
 		r.unavailable(w)
 		return
 	}
-	cred.env.claim(cursor)
 	j := cred.env.judge()
 	eventType, wanted := wire.Full, j.affected(cursor)
 	if cursor != 0 {

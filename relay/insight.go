@@ -44,6 +44,7 @@ type recorder struct {
 type kept struct {
 	insight Insight
 	size    int
+	env     *environment // whose secret came with it
 }
 
 func (k *recorder) add(batch []kept) {
@@ -68,6 +69,19 @@ func (k *recorder) all() []Insight {
 	all := make([]Insight, len(k.last))
 	for i, l := range k.last {
 		all[i] = l.insight
+	}
+	return all
+}
+
+// of returns the last insights of one environment.
+func (k *recorder) of(env *environment) []Insight {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := []Insight{}
+	for _, l := range k.last {
+		if l.env == env {
+			all = append(all, l.insight)
+		}
 	}
 	return all
 }
@@ -100,6 +114,9 @@ func (r *Relay) track(w http.ResponseWriter, req *http.Request) {
 			r.refuseInsights(w, cred.envID, err)
 			return
 		}
+	}
+	for i := range found.last {
+		found.last[i].env = cred.env
 	}
 	r.record(found)
 	w.WriteHeader(http.StatusOK)
@@ -147,7 +164,7 @@ func take(body []byte, keep int) harvest {
 		h.variations += int64(len(in.Variations))
 		h.metrics += int64(len(in.Metrics))
 		if keep > 0 {
-			if h.last = append(h.last, kept{in, len(raw)}); len(h.last) >= 2*keep {
+			if h.last = append(h.last, kept{insight: in, size: len(raw)}); len(h.last) >= 2*keep {
 				h.last = append(h.last[:0], h.last[len(h.last)-keep:]...)
 			}
 		}
@@ -167,10 +184,11 @@ func (r *Relay) record(h harvest) {
 }
 
 func (r *Relay) received(w http.ResponseWriter, req *http.Request) {
-	if _, ok := r.authorized(w, req, server); !ok {
+	cred, ok := r.authorized(w, req, server)
+	if !ok {
 		return
 	}
-	body, err := json.Marshal(r.Insights())
+	body, err := json.Marshal(r.insights.of(cred.env))
 	if err != nil {
 		http.Error(w, "cannot encode the insights", http.StatusInternalServerError)
 		return

@@ -187,8 +187,9 @@ type Relay struct {
 
 	silence, pingInterval time.Duration // only tests change them
 
-	started atomic.Bool
-	stop    chan struct{} // closed when draining begins
+	started     atomic.Bool
+	healthyOnce atomic.Bool
+	stop        chan struct{} // closed when draining begins
 
 	envMu sync.Mutex
 	envs  map[string]*environment // by id
@@ -324,8 +325,11 @@ func (r *Relay) Readiness() Readiness {
 		}
 		e.mu.Unlock()
 	}
+	if asked && ready > 0 {
+		r.healthyOnce.Store(true) // an environment that is added later takes nobody away
+	}
 	switch {
-	case !asked || !r.Ready():
+	case !asked && !r.healthyOnce.Load(), !r.Ready():
 		return Unhealthy
 	case ready < all:
 		return Degraded

@@ -353,7 +353,10 @@ func (t *table) stamp(changed []*entry, it store.Item, rewrite func(store.Item, 
 		}
 		return changed
 	}
-	return append(changed, t.serve(stamped))
+	newest := t.newest // what we made up is no reason to believe an SDK that is ahead of it
+	changed = append(changed, t.serve(stamped))
+	t.newest = newest
+	return changed
 }
 
 // serve makes it the served form of its item.

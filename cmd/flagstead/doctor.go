@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flagstead/flagstead/internal/fleet"
 	"github.com/flagstead/flagstead/sdk"
 )
 
@@ -150,7 +151,7 @@ func (e *examination) hidePasswords(urls ...string) {
 		if _, query, ok := strings.Cut(rest, "?"); ok {
 			values, _ := url.ParseQuery(query)
 			for name, list := range values {
-				if sensitive(name) {
+				if fleet.Sensitive(name) {
 					for _, value := range list {
 						e.hide(value)
 						e.hide(url.QueryEscape(value))

@@ -112,6 +112,7 @@ func (c *serveCmd) watch(ctx context.Context, f *fleet.Fleet, log *slog.Logger, 
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	said := ""
+	var seen *fleet.Config
 	for {
 		asked := false
 		select {
@@ -133,6 +134,8 @@ func (c *serveCmd) watch(ctx context.Context, f *fleet.Fleet, log *slog.Logger, 
 			log.Error("the configuration is wrong; what was there before counts", "error", plain(err))
 			f.Refused()
 		case err != nil:
+		case !asked && !reflect.DeepEqual(cfg, have) && !reflect.DeepEqual(cfg, seen):
+			seen = cfg.Clone() // it may be half of what is being written: once more
 		case !asked && reflect.DeepEqual(cfg, have):
 			if said != "" {
 				log.Info("the configuration is right again")

@@ -366,27 +366,5 @@ func storePath(u *url.URL) (string, error) {
 	return path, nil
 }
 
-// redact returns a URL without its password and the parameters that are one.
-func redact(text string) string {
-	u, err := url.Parse(text)
-	if err != nil {
-		return "(not a URL)"
-	}
-	parts := strings.Split(u.RawQuery, "&")
-	for i, part := range parts {
-		if name, _, _ := strings.Cut(part, "="); sensitive(name) {
-			parts[i] = name + "=xxxxx"
-		}
-	}
-	u.RawQuery = strings.Join(parts, "&")
-	return u.Redacted()
-}
-
-// sensitive reports whether a parameter of that name may hold what nobody must see.
-func sensitive(name string) bool {
-	if plain, err := url.QueryUnescape(name); err == nil {
-		name = plain
-	}
-	name = strings.ToLower(name)
-	return strings.Contains(name, "password") || strings.Contains(name, "token") || strings.Contains(name, "secret")
-}
+// redact returns a URL without what nobody must see.
+func redact(text string) string { return fleet.Redact(text) }

@@ -340,7 +340,7 @@ func (c *Config) Complete() error {
 			return fmt.Errorf("featbit.events: %w", err)
 		}
 	}
-	names, secrets, stores := map[string]bool{}, map[protocol.Secret]string{}, map[string]string{}
+	names, ids, secrets, stores := map[string]bool{}, map[string]string{}, map[protocol.Secret]string{}, map[string]string{}
 	for i := range c.Environments {
 		e := &c.Environments[i]
 		where := fmt.Sprintf("environments[%d]", i)
@@ -354,6 +354,12 @@ func (c *Config) Complete() error {
 		names[e.Name] = true
 		if err := e.complete(c); err != nil {
 			return fmt.Errorf("%s: %w", where, err)
+		}
+		if other := ids[e.id]; other != "" && c.Relay.Listen != "" {
+			return fmt.Errorf("%s: %s is the same environment; a relay serves it from one store", where, other)
+		}
+		if e.id != "" {
+			ids[e.id] = where
 		}
 		for _, s := range e.secrets() {
 			if other := secrets[s]; other != "" {
@@ -458,7 +464,13 @@ func (p *RelayProxy) complete(c *Config) error {
 	if err := p.key.Check(); err != nil {
 		return err
 	}
-	if err := p.inherit(c.Defaults); err != nil {
+	// One connection serves all environments; these two are of single ones.
+	if p.Lease != nil && *p.Lease || p.Poll != "" && p.Poll != "fallback" {
+		return errors.New("lease and poll are not for a relay-proxy key")
+	}
+	d := c.Defaults
+	d.Lease, d.Poll = nil, ""
+	if err := p.inherit(d); err != nil {
 		return err
 	}
 	switch {
@@ -528,13 +540,7 @@ func secret(what, text, file string) (protocol.Secret, error) {
 	return protocol.Secret(text), nil
 }
 
-func redact(text string) string {
-	u, err := url.Parse(text)
-	if err != nil {
-		return "(not a URL)"
-	}
-	return u.Redacted()
-}
+func redact(text string) string { return Redact(text) }
 
 // Clone returns a copy that shares nothing that Complete or a Fleet changes.
 func (c *Config) Clone() *Config {

@@ -72,6 +72,7 @@ type Fleet struct {
 
 	mu   sync.Mutex
 	envs map[string]*environment // by name
+	next map[string]plan         // those that are about to start
 	ctx  context.Context         // of the environments; nil before Run
 
 	running  sync.WaitGroup // environments
@@ -88,7 +89,7 @@ func New(cfg *Config, o Options) (*Fleet, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	f := &Fleet{opts: o, log: o.Logger, cfg: cfg, envs: map[string]*environment{}, started: time.Now()}
+	f := &Fleet{opts: o, log: o.Logger, cfg: cfg, envs: map[string]*environment{}, next: map[string]plan{}, started: time.Now()}
 	var err error
 	if f.numbers, err = newNumbers(f); err != nil {
 		return nil, err
@@ -289,7 +290,7 @@ func (f *Fleet) apply(cfg *Config) {
 		full := plan{Environment: spec, FeatBit: cfg.FeatBit}
 		e := gone[spec.Name]
 		delete(gone, spec.Name)
-		if e != nil && e.spec().Store != spec.Store {
+		if e != nil && reopens(e.spec(), full) {
 			replaced = append(replaced, e)
 			e = nil
 		}
@@ -297,7 +298,10 @@ func (f *Fleet) apply(cfg *Config) {
 			e.change(full)
 			continue
 		}
-		f.envs[spec.Name] = nil // its store may be that of one which has to end first
+		// Its store may be that of one which has to end first. SDKs are told to come
+		// again meanwhile.
+		delete(f.envs, spec.Name)
+		f.next[spec.Name] = full
 	}
 	for name, e := range gone {
 		delete(f.envs, name)
@@ -314,13 +318,23 @@ func (f *Fleet) apply(cfg *Config) {
 		e.end()
 	}
 	f.mu.Lock()
-	for _, spec := range cfg.Environments {
-		if f.envs[spec.Name] == nil && f.ctx != nil {
-			f.envs[spec.Name] = f.start(plan{Environment: spec, FeatBit: cfg.FeatBit})
+	for name, p := range f.next {
+		if f.ctx != nil {
+			f.envs[name] = f.start(p)
 		}
 	}
+	f.next = map[string]plan{}
 	f.mu.Unlock()
 	f.publish()
+}
+
+// reopens reports whether the store of a plan has to be opened anew for another one.
+func reopens(old, new plan) bool {
+	if old.Store != new.Store || old.syncs() != new.syncs() {
+		return true
+	}
+	// FeatBit's layout has the secrets in it.
+	return strings.Contains(new.Store, "layout=featbit") && !reflect.DeepEqual(old.Environment.secrets(), new.Environment.secrets())
 }
 
 // Refused notes that a changed configuration was wrong.

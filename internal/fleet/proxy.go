@@ -33,7 +33,7 @@ type proxy struct {
 
 	mu     sync.Mutex
 	envs   []syncer.ProxyEnv
-	known  bool // they are: FeatBit has told, now or in an earlier life
+	known  bool // that these are all: FeatBit has told in this life
 	places map[string]*place
 	run    *syncer.Proxy // nil before it runs
 	err    error         // why it does not
@@ -107,7 +107,7 @@ func (p *proxy) recall() error {
 		}
 		p.envs = append(p.envs, e)
 	}
-	p.known = true
+	p.known = p.plan.manual() // otherwise FeatBit may have more to tell
 	return nil
 }
 
@@ -208,7 +208,18 @@ func (p *proxy) open(_ context.Context, e syncer.ProxyEnv) (store.DataStore, err
 
 // environments takes over what FeatBit says that there is.
 func (p *proxy) changed(envs []syncer.ProxyEnv) {
+	told := envs
 	p.mu.Lock()
+	if !p.known && !p.plan.manual() {
+		// The first word after a start has nothing to be compared with but the state
+		// file. What it lacks is served on until the next start.
+		for _, e := range p.envs {
+			if !slices.ContainsFunc(envs, func(o syncer.ProxyEnv) bool { return o.ID == e.ID }) {
+				p.log.Error("FeatBit no longer has an environment of the key; its flags are served until the next start", "id", e.ID, "name", e.Name())
+				envs = append(slices.Clone(envs), e)
+			}
+		}
+	}
 	p.envs = envs
 	var gone []*place
 	for id, pl := range p.places {
@@ -218,12 +229,12 @@ func (p *proxy) changed(envs []syncer.ProxyEnv) {
 		}
 	}
 	p.mu.Unlock()
-	if err := p.remember(envs); err != nil {
+	if err := p.remember(told); err != nil {
 		p.log.Error("the environments of the relay proxy cannot be kept for a restart", "file", p.state, "error", err)
 	}
-	p.fleet.publish()
+	taken := p.fleet.publish()
 	p.mu.Lock()
-	p.known = true // to the relay, too
+	p.known = p.known || taken // to the relay, too
 	p.mu.Unlock()
 	for _, pl := range gone {
 		_ = pl.close()

@@ -3,6 +3,8 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/flagstead/flagstead/relay"
@@ -34,28 +36,53 @@ func (f *Fleet) newRelay(cfg *Config) (*relay.Relay, error) {
 	return relay.New(rc)
 }
 
-// publish tells the relay which environments there are.
-func (f *Fleet) publish() {
+// publish tells the relay which environments there are, and reports whether it took
+// them.
+func (f *Fleet) publish() bool {
 	if f.relay == nil {
-		return
+		return true
 	}
 	f.publishing.Lock() // the last one to look is the last one to tell
 	defer f.publishing.Unlock()
 	var served []relay.Environment
+	ids, secrets := map[string]bool{}, map[relay.Secret]bool{}
+	add := func(e relay.Environment) {
+		all := slices.Concat(e.Secrets, e.ClientSecrets)
+		taken := ids[e.ID] || slices.ContainsFunc(all, func(s relay.Secret) bool { return secrets[s] })
+		if len(all) == 0 || taken {
+			if taken {
+				f.log.Error("an environment is there twice; the second is not served", "name", e.Name, "id", e.ID)
+			}
+			return
+		}
+		ids[e.ID] = true
+		for _, s := range all {
+			secrets[s] = true
+		}
+		served = append(served, e)
+	}
 	for _, e := range f.all() {
 		p := e.spec()
 		server, client := p.secrets()
-		if len(server)+len(client) == 0 {
-			continue
-		}
-		served = append(served, relay.Environment{ID: p.id, Name: p.Name, Store: e.reader(), Secrets: server, ClientSecrets: client})
+		add(relay.Environment{ID: p.id, Name: p.Name, Store: e.reader(), Secrets: server, ClientSecrets: client})
+	}
+	f.mu.Lock()
+	next := slices.Collect(maps.Values(f.next))
+	f.mu.Unlock()
+	for _, p := range next {
+		server, client := p.secrets()
+		add(relay.Environment{ID: p.id, Name: p.Name, Store: unopened{p.Name}, Secrets: server, ClientSecrets: client})
 	}
 	if f.proxy != nil {
-		served = append(served, f.proxy.served()...)
+		for _, e := range f.proxy.served() {
+			add(e)
+		}
 	}
 	if err := f.relay.Set(served); err != nil {
 		f.log.Error("the relay does not take the environments", "error", err)
+		return false
 	}
+	return true
 }
 
 // reader returns what the relay reads: SDKs of an environment whose store is not
