@@ -147,14 +147,9 @@ func (c *conn) take(op byte, payload []byte) error {
 		if err != nil {
 			return err
 		}
-		c.mu.Lock()
-		busy := c.sending
+		c.leave(code, "")
+		c.lockIdle() // until that is sent, after what was on its way
 		c.mu.Unlock()
-		if !busy {
-			c.leave(code, "")
-			c.lockIdle() // until that is sent
-			c.mu.Unlock()
-		}
 		return io.EOF
 	}
 	req, ok := parseRequest(payload, c.cred.kind)
