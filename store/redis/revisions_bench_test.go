@@ -67,6 +67,8 @@ func BenchmarkPatchWithHistory(b *testing.B) {
 				}
 			}()
 			var took []time.Duration
+			pace := time.NewTicker(10 * time.Millisecond) // people do not click faster
+			defer pace.Stop()
 			base := store.Rev("")
 			for i := 0; b.Loop(); i++ {
 				it := items[i%len(items)]
@@ -81,7 +83,7 @@ func BenchmarkPatchWithHistory(b *testing.B) {
 					commits <- commit{base, rev, it}
 				}
 				base = rev
-				time.Sleep(10 * time.Millisecond) // people do not click faster
+				<-pace.C
 			}
 			close(commits)
 			<-done
