@@ -67,12 +67,18 @@ func (a AllFlags) Get(key string, def any) Detail[any] {
 var _, _ Evaluator = (*Client)(nil), Snapshot{}
 
 // record hands a successful evaluation to whom events go to.
-func (c *Client) record(u *User, res *flags.Result) {
+func (c *Client) record(u *User, f *flags.Flag, v *flags.Variation, how flags.Why) {
 	switch {
 	case c == nil:
 	case c.events != nil:
-		c.events.Evaluation((*flags.User)(u), res)
-	case c.sink != nil && !c.isClosed():
-		c.sink.Record(evaluationEvent(u, res))
+		c.events.Evaluation((*flags.User)(u), f, v, how)
+	case c.sink != nil:
+		c.recordTo(u, f, v, how)
+	}
+}
+
+func (c *Client) recordTo(u *User, f *flags.Flag, v *flags.Variation, how flags.Why) {
+	if !c.isClosed() {
+		c.sink.Record(evaluationEvent(u, f, v, how))
 	}
 }

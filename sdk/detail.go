@@ -84,12 +84,9 @@ func errOf(res *flags.Result) error {
 	case flags.BadUser:
 		return ErrBadUser
 	case flags.WrongType:
-		if res.Err != nil {
-			return errors.Join(ErrWrongType, res.Err)
-		}
 		return ErrWrongType
 	case flags.Broken:
-		return &brokenError{res.Err}
+		return &brokenError{res.Err()}
 	}
 	return nil
 }

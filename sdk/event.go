@@ -67,15 +67,15 @@ type EventStats struct {
 	Refused bool
 }
 
-func evaluationEvent(u *User, res *flags.Result) Event {
+func evaluationEvent(u *User, f *flags.Flag, v *flags.Variation, how flags.Why) Event {
 	return Event{
 		Kind:             EvaluationEvent,
 		Time:             time.Now(),
 		User:             u,
-		FlagKey:          res.Flag.Key(),
-		VariationID:      res.Variation.ID(),
-		Value:            res.Variation.Text(),
-		Reason:           Reason(res.Reason),
-		SendToExperiment: res.Experiment,
+		FlagKey:          f.Key(),
+		VariationID:      v.ID(),
+		Value:            v.Text(),
+		Reason:           Reason(how.Reason()),
+		SendToExperiment: how.Experiment(),
 	}
 }

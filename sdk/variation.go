@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 
 	"github.com/flagstead/flagstead/internal/flags"
@@ -70,7 +71,7 @@ func typed[T any](s Snapshot, key string, u *User, def T, convert func(*flags.Va
 	res := s.evaluate(key, u)
 	if !res.Reason.IsError() {
 		if value, ok := convert(res.Variation); ok {
-			s.client.record(u, &res)
+			s.client.record(u, res.Flag, res.Variation, res.Why())
 			return value, res
 		}
 		res.Reason = flags.WrongType
@@ -100,8 +101,15 @@ func (c *Client) Bool(key string, u *User, def bool) bool { return c.Snapshot().
 
 // Bool is [Client.Bool] on frozen flags.
 func (s Snapshot) Bool(key string, u *User, def bool) bool {
-	v, _ := typed(s, key, u, def, (*flags.Variation).Bool)
-	return v
+	if s.set != nil {
+		if f, v, how := s.set.Serve(key, (*flags.User)(u)); v != nil {
+			if value, ok := v.Bool(); ok {
+				s.client.record(u, f, v, how)
+				return value
+			}
+		}
+	}
+	return fallback(s, key, def, (*flags.Variation).Bool)
 }
 
 // BoolDetail is like [Client.Bool] and says why.
@@ -123,8 +131,13 @@ func (c *Client) String(key string, u *User, def string) string {
 
 // String is [Client.String] on frozen flags.
 func (s Snapshot) String(key string, u *User, def string) string {
-	v, _ := typed(s, key, u, def, toText)
-	return v
+	if s.set != nil {
+		if f, v, how := s.set.Serve(key, (*flags.User)(u)); v != nil {
+			s.client.record(u, f, v, how)
+			return v.Text()
+		}
+	}
+	return fallback(s, key, def, toText)
 }
 
 // StringDetail is like [Client.String] and says why.
@@ -145,8 +158,15 @@ func (c *Client) Int(key string, u *User, def int) int { return c.Snapshot().Int
 
 // Int is [Client.Int] on frozen flags.
 func (s Snapshot) Int(key string, u *User, def int) int {
-	v, _ := typed(s, key, u, def, toInt)
-	return v
+	if s.set != nil {
+		if f, v, how := s.set.Serve(key, (*flags.User)(u)); v != nil {
+			if value, ok := toInt(v); ok {
+				s.client.record(u, f, v, how)
+				return value
+			}
+		}
+	}
+	return fallback(s, key, def, toInt)
 }
 
 // IntDetail is like [Client.Int] and says why.
@@ -168,8 +188,15 @@ func (c *Client) Float64(key string, u *User, def float64) float64 {
 
 // Float64 is [Client.Float64] on frozen flags.
 func (s Snapshot) Float64(key string, u *User, def float64) float64 {
-	v, _ := typed(s, key, u, def, (*flags.Variation).Float)
-	return v
+	if s.set != nil {
+		if f, v, how := s.set.Serve(key, (*flags.User)(u)); v != nil {
+			if value, ok := v.Float(); ok {
+				s.client.record(u, f, v, how)
+				return value
+			}
+		}
+	}
+	return fallback(s, key, def, (*flags.Variation).Float)
 }
 
 // Float64Detail is like [Client.Float64] and says why.
@@ -225,10 +252,11 @@ func JSONDetail[T any](from Evaluator, key string, u *User, def T) Detail[T] {
 		}
 		return value, ok
 	})
-	if res.Reason == flags.WrongType {
-		res.Err = cause
+	d := detail(s, key, v, &res)
+	if res.Reason == flags.WrongType && cause != nil {
+		d.Err = errors.Join(ErrWrongType, cause)
 	}
-	return detail(s, key, v, &res)
+	return d
 }
 
 func toJSON[T any](v *flags.Variation) (value T, ok bool, err error) {

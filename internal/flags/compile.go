@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"regexp"
 	"strings"
 )
 
@@ -15,12 +14,18 @@ type Flag struct {
 	key, name string
 	version   int64
 
-	enabled  bool
-	off      *Variation            // nil if disabledVariationId names no variation
-	targets  map[string]*Variation // by user key; nil value: names no variation
-	rules    []rule
-	fallback *rollout // nil if the flag has no default rule
-	exptAll  bool     // exptIncludeAllTargets
+	// What everybody gets: the flag is off, or it has no targets, no rules and a
+	// default rule with one slice.
+	settled    *Variation // nil: it depends on the user
+	settledHow Why
+
+	enabled    bool
+	off        *Variation            // nil if disabledVariationId names no variation
+	targets    map[string]*Variation // by user key; nil value: names no variation
+	rules      []rule
+	fallback   *rollout // nil if the flag has no default rule
+	exptAll    bool     // exptIncludeAllTargets
+	targetExpt Why      // … as part of an outcome
 
 	kind     Type
 	options  []*Variation // in the order of the flag
@@ -59,6 +64,11 @@ type rollout struct {
 	dispatch property
 	expt     bool // includedInExpt
 	slices   []slice
+
+	// settled: the first slice takes everybody, and either all of them or none,
+	// which expt0 says, are in the experiment.
+	settled bool
+	expt0   Why
 }
 
 type slice struct {
@@ -71,12 +81,12 @@ type condition struct {
 	op     op
 	negate bool
 	prop   property
-	text   string              // the condition's value
-	num    float64             // … as a number, rounded
-	set    map[string]struct{} // … as a list
-	re     *regexp.Regexp      // nil if the pattern does not compile
-	segs   []int32             // … as a list of segments
-	null   bool                // the condition has no value
+	text   string   // the condition's value
+	num    float64  // … as a number, rounded
+	set    set      // … as a list
+	re     *pattern // nil if the pattern does not compile
+	segs   []int32  // … as a list of segments
+	null   bool     // the condition has no value
 }
 
 type op uint8
@@ -147,6 +157,9 @@ func compileFlag(src Source, syms *symbols) *Flag {
 		}
 	}
 	f.enabled, f.exptAll = bool(w.IsEnabled), bool(w.ExptAllTargets)
+	if f.exptAll {
+		f.targetExpt = inExperiment
+	}
 	f.off = c.variations[w.DisabledVariationID.s]
 	c.targets(w.TargetUsers)
 	for _, r := range w.Rules {
@@ -164,7 +177,38 @@ func compileFlag(src Source, syms *symbols) *Flag {
 	if len(w.Variations) == 0 {
 		f.err = fmt.Errorf("flag %q has no variations", src.Key)
 	}
+	f.settle()
 	return f
+}
+
+// settle works out what can be said of all users.
+func (f *Flag) settle() {
+	for i := range f.rules {
+		f.settleRollout(&f.rules[i].rollout)
+	}
+	if f.fallback != nil {
+		f.settleRollout(f.fallback)
+	}
+	if f.err != nil {
+		return
+	}
+	switch r := f.fallback; {
+	case !f.enabled:
+		f.settled, f.settledHow = f.off, Why(Off)
+	case len(f.targets) == 0 && len(f.rules) == 0 && r != nil && r.settled:
+		f.settled, f.settledHow = r.slices[0].variation, Why(Fallthrough)|r.expt0
+	}
+}
+
+func (f *Flag) settleRollout(r *rollout) {
+	if len(r.slices) == 0 || r.slices[0].lo != 0 || r.slices[0].hi != 1 {
+		return
+	}
+	in, all := f.experiment(r, &r.slices[0])
+	r.settled = all
+	if in {
+		r.expt0 = inExperiment
+	}
 }
 
 type compiler struct {
@@ -259,20 +303,16 @@ func compileCondition(w wireCondition, syms *symbols) condition {
 			c.op = opNever
 		}
 	case opOneOf:
-		list := stringsOf([]byte(c.text))
-		c.set = make(map[string]struct{}, len(list))
-		for _, s := range list {
-			c.set[s] = struct{}{}
-		}
+		c.set = setOf(stringsOf([]byte(c.text)))
 	case opRegexp:
-		c.re, _ = regexp.Compile(c.text) // nil: an error once a user has the property
+		c.re = compilePattern(c.text) // nil: an error once a user has the property
 	}
 	return c
 }
 
 // A segment is a compiled segment.
 type segment struct {
-	included, excluded map[string]struct{}
+	included, excluded set
 	rules              [][]condition // a nil rule has no conditions member and matches nobody
 	err                error
 }
@@ -326,23 +366,25 @@ func inWords(err error) error {
 	return fmt.Errorf("%s is %s, not %s", where, cmp.Or(is, e.Value), want)
 }
 
-func setOf(list []string) map[string]struct{} {
-	if len(list) == 0 {
-		return nil
-	}
-	set := make(map[string]struct{}, len(list))
-	for _, s := range list {
-		set[s] = struct{}{}
-	}
-	return set
-}
+// A fault is what is wrong with a flag that cannot be evaluated for a user. As an
+// error it would be two words of every result.
+type fault uint8
+
+const (
+	unreadable fault = iota // the flag's err says more
+	noVariation
+	noDefault
+	noSlice
+	noConditions
+	badPattern
+)
 
 // The errors of an evaluation. They are values, so that a broken flag costs no
 // allocation per call either.
-var (
-	errNoVariation  = errors.New("it names a variation that does not exist or has no value")
-	errNoDefault    = errors.New("it has no default rule")
-	errNoSlice      = errors.New("no slice of the default rule covers the user")
-	errNoConditions = errors.New("it has a rule without conditions")
-	errRegexp       = errors.New("it has a pattern that RE2 cannot compile")
-)
+var faults = [...]error{
+	noVariation:  errors.New("it names a variation that does not exist or has no value"),
+	noDefault:    errors.New("it has no default rule"),
+	noSlice:      errors.New("no slice of the default rule covers the user"),
+	noConditions: errors.New("it has a rule without conditions"),
+	badPattern:   errors.New("it has a pattern that RE2 cannot compile"),
+}

@@ -7,166 +7,254 @@ type Result struct {
 	Flag       *Flag      // nil if there is no such flag
 	Variation  *Variation // nil if Reason.IsError
 	Reason     Reason
-	Experiment bool  // whether the event counts for the flag's experiment
-	Err        error // with Reason Broken: what is wrong
+	Experiment bool // whether the event counts for the flag's experiment
 
-	rule *rule // with RuleMatch
+	how Why
 }
 
 // RuleName returns the name of the rule that matched, or "".
 func (r *Result) RuleName() string {
-	if r.rule == nil {
+	if r.Reason != RuleMatch {
 		return ""
 	}
-	return r.rule.name
+	return r.Flag.rules[r.how>>ruleShift].name
 }
+
+// Why returns the reason and the experiment in one word.
+func (r *Result) Why() Why { return r.how }
+
+// Err says, with Reason Broken, what is wrong; it is nil otherwise.
+func (r *Result) Err() error {
+	if r.Reason != Broken {
+		return nil
+	}
+	if f := fault(r.how >> ruleShift); f != unreadable {
+		return faults[f]
+	}
+	return r.Flag.err
+}
+
+// Why says how an evaluation came to its outcome. It is one word, because the
+// outcome of an evaluation has to travel in registers: a reason, whether it counts
+// for an experiment, and the number of the rule, or the fault.
+type Why uint64
+
+const (
+	inExperiment Why = 1 << 8
+
+	ruleShift = 16 // of the number of the rule, with RuleMatch, or the fault, with Broken
+)
+
+// Reason returns the reason.
+func (w Why) Reason() Reason { return Reason(w) }
+
+// Experiment reports whether the event counts for the flag's experiment.
+func (w Why) Experiment() bool { return w&inExperiment != 0 }
+
+func fail(f fault) Why { return Why(Broken) | Why(f)<<ruleShift }
 
 // Evaluate evaluates one flag for a user. A nil user is an invalid one.
 func (s *Set) Evaluate(key string, u *User) Result {
-	e := s.flags[key]
-	if e == nil || e.src.Archived {
-		return Result{Reason: FlagNotFound}
-	}
-	f := e.flag(s)
-	if u == nil || u.key == "" {
-		return Result{Flag: f, Reason: BadUser}
-	}
-	return s.evaluate(f, u)
+	return result(s.Serve(key, u))
 }
 
-func (s *Set) evaluate(f *Flag, u *User) Result {
+func result(f *Flag, v *Variation, how Why) Result {
+	return Result{Flag: f, Variation: v, Reason: how.Reason(), Experiment: how.Experiment(), how: how}
+}
+
+// Serve is [Set.Evaluate] for callers in a hurry. The flag is nil if there is none,
+// the variation if the reason is an error.
+func (s *Set) Serve(key string, u *User) (*Flag, *Variation, Why) {
+	f := s.find(key)
+	switch {
+	case f == nil:
+		return nil, nil, Why(FlagNotFound)
+	case u == nil || u.key == "":
+		return f, nil, Why(BadUser)
+	case f.settled != nil:
+		return f, f.settled, f.settledHow
+	}
+	v, how := s.evaluate(f, u)
+	return f, v, how
+}
+
+// find returns the compiled flag with a key, or nil if there is none or it is
+// archived.
+func (s *Set) find(key string) *Flag {
+	e := s.flags[key]
+	if e == nil {
+		return nil
+	}
+	if f := e.compiled.Load(); f != nil {
+		return f
+	}
+	return e.compile(s)
+}
+
+func (s *Set) evaluate(f *Flag, u *User) (*Variation, Why) {
 	if f.err != nil {
-		return Result{Flag: f, Reason: Broken, Err: f.err}
+		return nil, fail(unreadable)
 	}
 	if !f.enabled {
-		return f.serve(f.off, Off, false)
+		return serve(f.off, Why(Off))
 	}
 	if f.targets != nil {
 		if v, ok := f.targets[u.key]; ok {
-			return f.serve(v, TargetMatch, f.exptAll)
+			return serve(v, Why(TargetMatch)|f.targetExpt)
 		}
 	}
 	var n nesting
 	for i := range f.rules {
 		r := &f.rules[i]
-		match, err := s.matchRule(r, u, &n)
-		if err != nil {
-			return Result{Flag: f, Reason: Broken, Err: err}
-		}
-		if !match {
+		switch s.matchRule(r, u, &n) {
+		case no:
 			continue
+		case failed:
+			return nil, fail(r.fault())
 		}
-		if res, ok := f.roll(&r.rollout, u, RuleMatch); ok {
-			res.rule = r
-			return res
+		if v, how, ok := f.roll(&r.rollout, u); ok {
+			return serve(v, Why(RuleMatch)|Why(i)<<ruleShift|how)
 		}
 		break // no slice for the user: the default rule, not the later rules
 	}
 	if f.fallback == nil {
-		return Result{Flag: f, Reason: Broken, Err: errNoDefault}
+		return nil, fail(noDefault)
 	}
-	if res, ok := f.roll(f.fallback, u, Fallthrough); ok {
-		return res
+	if v, how, ok := f.roll(f.fallback, u); ok {
+		return serve(v, Why(Fallthrough)|how)
 	}
-	return Result{Flag: f, Reason: Broken, Err: errNoSlice}
+	return nil, fail(noSlice)
 }
 
-func (f *Flag) serve(v *Variation, why Reason, experiment bool) Result {
+func serve(v *Variation, how Why) (*Variation, Why) {
 	if v == nil {
-		return Result{Flag: f, Reason: Broken, Err: errNoVariation}
+		return nil, fail(noVariation)
 	}
-	return Result{Flag: f, Variation: v, Reason: why, Experiment: experiment}
+	return v, how
 }
 
-// roll picks the slice that the user falls into, if any.
-func (f *Flag) roll(r *rollout, u *User, why Reason) (Result, bool) {
+// roll picks the slice that the user falls into, if any. Of how it says only
+// whether the user is in the experiment.
+func (f *Flag) roll(r *rollout, u *User) (v *Variation, how Why, ok bool) {
+	if r.settled { // everybody gets the same
+		return r.slices[0].variation, r.expt0, true
+	}
 	b := -1.0 // worked out when the first slice needs it
-	value := ""
 	for i := range r.slices {
 		s := &r.slices[i]
-		if s.lo == 0 && s.hi == 1 {
-			return f.serve(s.variation, why, s.variation != nil && f.inExperiment(r, s, u)), true
+		if s.lo != 0 || s.hi != 1 {
+			if b < 0 {
+				value, _ := r.dispatch.text(u)
+				b = bucket("", r.flagKey, value)
+			}
+			if !inSlice(b, s.lo, s.hi) {
+				continue
+			}
 		}
-		if b < 0 {
-			value, _ = r.dispatch.text(u)
-			b = bucket("", r.flagKey, value)
+		if s.variation != nil && f.inExperiment(r, s, u) {
+			how = inExperiment
 		}
-		if inSlice(b, s.lo, s.hi) {
-			return f.serve(s.variation, why, s.variation != nil && f.inExperiment(r, s, u)), true
-		}
+		return s.variation, how, true
 	}
-	return Result{}, false
+	return nil, 0, false
 }
 
 func (f *Flag) inExperiment(r *rollout, s *slice, u *User) bool {
-	switch {
-	case f.exptAll:
-		return true
-	case !r.expt || s.expt == 0:
-		return false
-	case s.expt == 1:
-		return true
+	if inAll, all := f.experiment(r, s); all {
+		return inAll
 	}
 	value, _ := r.dispatch.text(u)
 	return inSlice(bucket("expt", r.flagKey, value), 0, s.expt)
 }
 
-func (s *Set) matchRule(r *rule, u *User, n *nesting) (bool, error) {
+// experiment reports whether the users of a slice are in the experiment, if that
+// is the same for all of them.
+func (f *Flag) experiment(r *rollout, s *slice) (in, all bool) {
+	switch {
+	case f.exptAll:
+		return true, true
+	case !r.expt || s.expt == 0:
+		return false, true
+	case s.expt == 1:
+		return true, true
+	}
+	return false, false
+}
+
+// A verdict is the outcome of a rule or a condition.
+type verdict uint8
+
+const (
+	no verdict = iota
+	yes
+	failed // it cannot be evaluated
+)
+
+func verdictOf(holds bool) verdict {
+	if holds {
+		return yes
+	}
+	return no
+}
+
+func (s *Set) matchRule(r *rule, u *User, n *nesting) verdict {
 	if r.broken {
-		return false, errNoConditions
+		return failed
 	}
 	for i := range r.conditions {
-		match, err := s.match(&r.conditions[i], u, n)
-		if err != nil || !match {
-			return false, err
+		if v := s.match(&r.conditions[i], u, n); v != yes {
+			return v
 		}
 	}
-	return true, nil
+	return yes
+}
+
+// fault says why the rule failed.
+func (r *rule) fault() fault {
+	if r.broken {
+		return noConditions
+	}
+	return badPattern
 }
 
 // match evaluates one condition. A missing property is not an empty one: every
 // positive operator fails on it and every negated one holds.
-func (s *Set) match(c *condition, u *User, n *nesting) (bool, error) {
-	hit := false
+func (s *Set) match(c *condition, u *User, n *nesting) verdict {
 	switch c.op {
 	case opNever:
+		return verdictOf(c.negate)
+	case opSegment:
+		return verdictOf(s.inSegments(c.segs, u, n) != c.negate)
 	case opLess, opLessEqual, opGreater, opGreaterEqual:
 		x, ok := c.prop.number(u)
-		return ok && compareNumber(c.op, x, c.num), nil
-	case opSegment:
-		hit = s.inSegments(c.segs, u, n)
-	default:
-		if value, ok := c.prop.text(u); ok {
-			if c.op == opRegexp && c.re == nil {
-				return false, errRegexp
-			}
-			hit = c.matchText(value)
-		}
+		return verdictOf(ok && compareNumber(c.op, x, c.num))
 	}
-	return hit != c.negate, nil
-}
-
-func (c *condition) matchText(value string) bool {
+	value, ok := c.prop.text(u)
+	if !ok {
+		return verdictOf(c.negate)
+	}
 	switch c.op {
 	case opEqual:
-		return value == c.text
-	case opContains:
-		return strings.Contains(value, c.text)
-	case opStarts:
-		return strings.HasPrefix(value, c.text)
-	case opEnds:
-		return strings.HasSuffix(value, c.text)
+		ok = value == c.text
 	case opOneOf:
-		_, ok := c.set[value]
-		return ok
+		ok = c.set.has(value)
+	case opContains:
+		ok = strings.Contains(value, c.text)
+	case opStarts:
+		ok = strings.HasPrefix(value, c.text)
+	case opEnds:
+		ok = strings.HasSuffix(value, c.text)
 	case opRegexp:
-		return c.re.MatchString(value)
+		if c.re == nil {
+			return failed
+		}
+		ok = c.re.match(value)
 	case opTrue:
-		return equalFoldASCII(value, "true")
+		ok = equalFoldASCII(value, "true")
 	case opFalse:
-		return equalFoldASCII(value, "false")
+		ok = equalFoldASCII(value, "false")
 	}
-	return false
+	return verdictOf(ok != c.negate)
 }
 
 func compareNumber(o op, a, b float64) bool {
@@ -225,16 +313,18 @@ func (s *Set) inSegments(ids []int32, u *User, n *nesting) bool {
 		return false
 	}
 	n.depth++
-	defer func() { n.depth-- }()
+	in := false
 	for _, id := range ids {
 		if !n.step() {
-			return false
+			break
 		}
 		if seg := s.segment(id); seg != nil && s.inSegment(seg, u, n) {
-			return true
+			in = true
+			break
 		}
 	}
-	return false
+	n.depth--
+	return in
 }
 
 // inSegment: excluded, then included, then any rule. An error ends the search
@@ -243,10 +333,10 @@ func (s *Set) inSegment(seg *segment, u *User, n *nesting) bool {
 	if seg.err != nil {
 		return false
 	}
-	if _, ok := seg.excluded[u.key]; ok {
+	if seg.excluded.has(u.key) {
 		return false
 	}
-	if _, ok := seg.included[u.key]; ok {
+	if seg.included.has(u.key) {
 		return true
 	}
 rules:
@@ -258,11 +348,10 @@ rules:
 			if !n.step() {
 				return false
 			}
-			match, err := s.match(&rule[i], u, n)
-			if err != nil {
+			switch s.match(&rule[i], u, n) {
+			case failed:
 				return false
-			}
-			if !match {
+			case no:
 				continue rules
 			}
 		}

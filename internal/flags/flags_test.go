@@ -377,8 +377,8 @@ func TestUnreadableFlagInWords(t *testing.T) {
 			t.Fatal(err)
 		}
 		res := set.Evaluate("f", u)
-		if res.Err == nil || !strings.Contains(res.Err.Error(), want) || strings.Contains(res.Err.Error(), "Go ") {
-			t.Errorf("%s: %v, want %q", data, res.Err, want)
+		if res.Err() == nil || !strings.Contains(res.Err().Error(), want) || strings.Contains(res.Err().Error(), "Go ") {
+			t.Errorf("%s: %v, want %q", data, res.Err(), want)
 		}
 	}
 }

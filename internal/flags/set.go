@@ -28,24 +28,30 @@ type Set struct {
 // An entry is a flag that is compiled when it is first evaluated. It is shared
 // by all sets in which the flag is the same.
 type entry struct {
+	compiled atomic.Pointer[Flag] // nil as well if it is archived
 	src      Source
-	compiled atomic.Pointer[Flag]
 }
 
+// flag returns the compiled flag of an entry that is not archived.
 func (e *entry) flag(s *Set) *Flag {
 	if f := e.compiled.Load(); f != nil {
 		return f
 	}
-	f := compileFlag(e.src, s.syms)
-	if e.compiled.CompareAndSwap(nil, f) {
-		return f
+	return e.compile(s)
+}
+
+// compile returns the compiled flag, or nil if it is archived.
+func (e *entry) compile(s *Set) *Flag {
+	if e.src.Archived {
+		return nil
 	}
+	e.compiled.CompareAndSwap(nil, compileFlag(e.src, s.syms))
 	return e.compiled.Load()
 }
 
 type segEntry struct {
+	compiled atomic.Pointer[segment] // nil as well if it is archived
 	src      Source
-	compiled atomic.Pointer[segment]
 }
 
 // segment returns a compiled segment, or nil if there is none or it is archived.
@@ -54,11 +60,14 @@ func (s *Set) segment(id int32) *segment {
 		return nil // named by a condition only
 	}
 	e := s.segs[id]
-	if e == nil || e.src.Archived {
+	if e == nil {
 		return nil
 	}
 	if seg := e.compiled.Load(); seg != nil {
 		return seg
+	}
+	if e.src.Archived {
+		return nil
 	}
 	e.compiled.CompareAndSwap(nil, compileSegment(e.src, s.syms))
 	return e.compiled.Load()
@@ -223,7 +232,8 @@ func (s *Set) All(u *User, yield func(Result)) {
 		if f := e.flag(s); u == nil {
 			yield(Result{Flag: f, Reason: BadUser})
 		} else {
-			yield(s.evaluate(f, u))
+			v, how := s.evaluate(f, u)
+			yield(result(f, v, how))
 		}
 	}
 }

@@ -52,13 +52,11 @@ type Variation struct {
 
 func newVariation(w wireVariation, t Type) *Variation {
 	v := &Variation{id: w.ID.s, value: w.Value.s, typ: t}
-	switch trimmed := strings.TrimSpace(v.value); {
-	case equalFoldASCII(trimmed, "true"):
-		v.boolean, v.isBool = true, true
-	case equalFoldASCII(trimmed, "false"):
-		v.isBool = true
-	}
-	if x, ok := parseNumber(v.value); ok && !math.IsInf(x, 0) && !math.IsNaN(x) {
+	if t == Boolean {
+		trimmed := strings.TrimSpace(v.value)
+		v.boolean = equalFoldASCII(trimmed, "true")
+		v.isBool = v.boolean || equalFoldASCII(trimmed, "false")
+	} else if x, ok := parseNumber(v.value); ok && !math.IsInf(x, 0) && !math.IsNaN(x) {
 		v.number, v.isNum = x, true
 	}
 	v.isJSON = t == JSON && json.Valid([]byte(v.value))
@@ -102,11 +100,11 @@ func (v *Variation) Text() string { return v.value }
 
 // Bool returns the value as a truth value: true and false in any case. Only
 // boolean flags have one.
-func (v *Variation) Bool() (value, ok bool) { return v.boolean, v.isBool && v.typ == Boolean }
+func (v *Variation) Bool() (value, ok bool) { return v.boolean, v.isBool }
 
 // Float returns the value as a finite number. Flags of every type but boolean
 // have one if their text is a number.
-func (v *Variation) Float() (float64, bool) { return v.number, v.isNum && v.typ != Boolean }
+func (v *Variation) Float() (float64, bool) { return v.number, v.isNum }
 
 // IsJSON reports whether the variation is strict JSON of a json flag.
 func (v *Variation) IsJSON() bool { return v.isJSON }

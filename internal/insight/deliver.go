@@ -1,16 +1,13 @@
 package insight
 
 import (
-	"bytes"
-	"compress/gzip"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/flagstead/flagstead/internal/delivery"
-	"github.com/flagstead/flagstead/internal/flags"
 	"github.com/flagstead/flagstead/internal/protocol"
 )
 
@@ -19,7 +16,15 @@ import (
 // collection, and the senders' bodies.
 func (p *Pipeline) run() {
 	defer close(p.done)
+	var ticking sync.WaitGroup
+	defer ticking.Wait()
 	defer p.cancel()
+	ticking.Go(func() {
+		p.clock.run(p.ctx, func() uint64 {
+			recorded, _ := p.counts()
+			return recorded
+		})
+	})
 	ticker := time.NewTicker(p.cfg.Interval)
 	defer ticker.Stop()
 	var held []event
@@ -104,7 +109,7 @@ func (p *Pipeline) unencodable(events uint64, err error) {
 func (p *Pipeline) entries(batch []event) []Entry {
 	list := make([]Entry, 0, len(batch))
 	for _, e := range batch {
-		text, err := json.Marshal(wire(e))
+		text, err := appendInsight(nil, &e)
 		p.ids++
 		entry := Entry{ID: p.id + "-" + strconv.FormatUint(p.ids, 36), Data: text}
 		if n := len(entry.ID) + len(entry.Data); err == nil && p.cfg.MaxEntry > 0 && n > p.cfg.MaxEntry {
@@ -201,62 +206,3 @@ func (p *Pipeline) pause(d time.Duration) {
 
 // maxLastPause caps the pauses while the pipeline closes: somebody waits.
 const maxLastPause = time.Second
-
-type wireInsight struct {
-	User       json.RawMessage             `json:"user"`
-	Variations []protocol.InsightVariation `json:"variations,omitempty"`
-	Metrics    []protocol.InsightMetric    `json:"metrics,omitempty"`
-}
-
-func wire(e event) wireInsight {
-	w := wireInsight{User: e.user.Encoded(encodeUser)}
-	switch {
-	case e.variation != nil:
-		w.Variations = []protocol.InsightVariation{{
-			FlagKey:          e.flag.Key(),
-			SendToExperiment: e.expt,
-			Timestamp:        e.millis,
-			Variation:        protocol.ServedValue{ID: e.variation.ID(), Value: e.variation.Text(), Reason: e.reason.String()},
-		}}
-	case e.metrics != nil:
-		for _, m := range e.metrics {
-			w.Metrics = append(w.Metrics, protocol.InsightMetric{
-				Route: protocol.MetricRoute, Type: protocol.MetricType, AppType: protocol.AppType,
-				EventName: m.Name, Value: m.Value, Timestamp: e.millis,
-			})
-		}
-	}
-	return w
-}
-
-// encode appends the JSON array that the server expects.
-func (p *Pipeline) encode(dst []byte, batch []event) ([]byte, error) {
-	list := make([]wireInsight, len(batch))
-	for i, e := range batch {
-		list[i] = wire(e)
-	}
-	text, err := json.Marshal(list)
-	if err != nil {
-		return nil, err // a metric that is not finite, which callers must not record
-	}
-	if !p.cfg.Gzip {
-		return append(dst, text...), nil
-	}
-	b := bytes.NewBuffer(dst)
-	w := gzip.NewWriter(b)
-	w.Write(text) // a Buffer takes everything
-	w.Close()
-	return b.Bytes(), nil
-}
-
-func encodeUser(u *flags.User) []byte {
-	w := protocol.InsightUser{KeyID: u.Key(), Name: u.Name(), Properties: make([]protocol.InsightProperty, 0, len(u.Attrs()))}
-	for _, a := range u.Attrs() {
-		w.Properties = append(w.Properties, protocol.InsightProperty{Name: a.Name(), Value: a.Value()})
-	}
-	text, err := json.Marshal(w)
-	if err != nil {
-		return []byte("{}") // unreachable: the struct holds only texts
-	}
-	return text
-}

@@ -83,12 +83,11 @@ type Metric struct {
 
 type event struct {
 	user      *flags.User
-	flag      *flags.Flag      // with variation: an evaluation
-	variation *flags.Variation //
-	metrics   []Metric         // metrics; neither: an identify
+	flag      *flags.Flag // with variation: an evaluation
+	variation *flags.Variation
+	metrics   *[]Metric // metrics; neither: an identify
 	millis    int64
-	reason    flags.Reason
-	expt      bool
+	how       flags.Why
 }
 
 // A shard is a buffer for the callers on one processor. busy is a lock that is
@@ -96,12 +95,14 @@ type event struct {
 // that only the flusher, which swaps the buffer once per flush, competes.
 type shard struct {
 	busy     atomic.Bool
-	events   []event // up to its capacity
-	spare    []event // the other buffer, empty
-	recorded uint64
-	dropped  uint64
 	closed   bool
-	size     int      // capacity of either buffer, never changes
+	dense    int      // how many events in a row had the time of the one before
+	last     int64    // that time
+	events   []event  // up to its capacity, size
+	size     int      // never changes
+	spare    []event  // the other buffer, empty
+	recorded uint64   // all of these fields but spare and size are guarded by busy
+	dropped  uint64   //
 	_        [64]byte // keeps neighbours off this cache line
 }
 
@@ -119,6 +120,7 @@ type Pipeline struct {
 	shards []*shard
 	pool   sync.Pool // of *shard; a processor gets its own back
 	next   atomic.Uint32
+	clock  clock
 
 	full    chan struct{}      // a shard is nearly full
 	flushes chan chan struct{} // answered when everything recorded before is settled
@@ -179,6 +181,7 @@ func New(cfg Config) *Pipeline {
 		flushes: make(chan chan struct{}),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
+		clock:   clock{asked: make(chan struct{}, 1)},
 		senders: make(chan []byte, MaxSenders),
 	}
 	for range MaxSenders {
@@ -201,13 +204,35 @@ func New(cfg Config) *Pipeline {
 	return p
 }
 
-// Evaluation records that u was served res, which must hold a variation. It
-// does not allocate and does not block.
-func (p *Pipeline) Evaluation(u *flags.User, res *flags.Result) {
-	p.record(event{
-		user: u, flag: res.Flag, variation: res.Variation, reason: res.Reason, expt: res.Experiment,
-		millis: time.Now().UnixMilli(),
-	})
+// Evaluation records that u was served v of f, and how that came. It does not
+// allocate and does not block.
+func (p *Pipeline) Evaluation(u *flags.User, f *flags.Flag, v *flags.Variation, how flags.Why) {
+	now := p.clock.coarse()
+	s := p.pool.Get().(*shard)
+	s.lock()
+	if now == 0 {
+		now = s.time(&p.clock)
+	}
+	s.recorded++
+	n := len(s.events)
+	kept := n < s.size && !s.closed
+	lost := false
+	if kept {
+		s.events = s.events[:n+1]
+		e := &s.events[n] // empty: collect cleared it
+		e.user, e.flag, e.variation, e.millis, e.how = u, f, v, now, how
+	} else if lost = p.isJammed(); lost {
+		s.dropped++
+	}
+	s.unlock()
+	p.pool.Put(s)
+	switch {
+	case lost:
+	case !kept:
+		p.spill(event{user: u, flag: f, variation: v, millis: now, how: how}, s)
+	case n == s.size/2:
+		p.wake()
+	}
 }
 
 // Identify records a user.
@@ -215,7 +240,7 @@ func (p *Pipeline) Identify(u *flags.User) { p.record(event{user: u}) }
 
 // Metrics records custom events of a user as one insight. The slice is kept.
 func (p *Pipeline) Metrics(u *flags.User, m []Metric) {
-	p.record(event{user: u, metrics: m, millis: time.Now().UnixMilli()})
+	p.record(event{user: u, metrics: &m, millis: time.Now().UnixMilli()})
 }
 
 func (p *Pipeline) record(e event) {
@@ -250,6 +275,9 @@ func (p *Pipeline) wake() {
 	}
 }
 
+// isJammed reports whether all shards were found full since they were last emptied.
+func (p *Pipeline) isJammed() bool { return p.jammed.Load() == p.collected.Load()+1 }
+
 // spill puts e where there is room, since few goroutines on a large machine must
 // be able to use all of the capacity, or drops it. Once all shards are found
 // full, nobody looks again before they are emptied.
@@ -276,14 +304,19 @@ func (p *Pipeline) Stats() Stats {
 	// Settled before recorded: an event is recorded first, so Pending cannot go
 	// below zero.
 	st := Stats{Delivered: p.delivered.Load(), Failed: p.failed.Load(), Retries: p.retries.Load(), Refused: p.refused.Load()}
-	for _, s := range p.shards {
-		s.lock()
-		st.Recorded += s.recorded
-		st.Dropped += s.dropped
-		s.unlock()
-	}
+	st.Recorded, st.Dropped = p.counts()
 	st.Pending = st.Recorded - st.Delivered - st.Failed - st.Dropped
 	return st
+}
+
+func (p *Pipeline) counts() (recorded, dropped uint64) {
+	for _, s := range p.shards {
+		s.lock()
+		recorded += s.recorded
+		dropped += s.dropped
+		s.unlock()
+	}
+	return recorded, dropped
 }
 
 // ErrClosed is returned by Flush after Close.

@@ -104,7 +104,7 @@ func TestBodies(t *testing.T) {
 	c := &collector{}
 	p := New(serve(t, c))
 	u, res := evaluation(t)
-	p.Evaluation(u, &res)
+	p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	p.Identify(u)
 	p.Metrics(u, []Metric{{"clicked", 1}, {"paid", 2.5}})
 	if err := p.Flush(t.Context()); err != nil {
@@ -141,7 +141,7 @@ func TestBatchesHoldAtMost50(t *testing.T) {
 	p := New(serve(t, c))
 	u, res := evaluation(t)
 	for range 1234 {
-		p.Evaluation(u, &res)
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	}
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -203,7 +203,7 @@ func TestHostileServer(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				p.Evaluation(u, &res)
+				p.Evaluation(u, res.Flag, res.Variation, res.Why())
 			}
 		})
 	}
@@ -234,13 +234,13 @@ func TestUnauthorized(t *testing.T) {
 	}}
 	p := New(serve(t, c))
 	u, res := evaluation(t)
-	p.Evaluation(u, &res)
+	p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	if err := p.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	check(t, p, Stats{Recorded: 1, Failed: 1, Refused: true})
 	for range 3 {
-		p.Evaluation(u, &res)
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
 		if err := p.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -264,7 +264,7 @@ func TestGivesUpABatch(t *testing.T) {
 	cfg.Attempts = 3
 	p := New(cfg)
 	u, res := evaluation(t)
-	p.Evaluation(u, &res)
+	p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func TestRedirects(t *testing.T) {
 		}}
 		p := New(serve(t, c))
 		u, res := evaluation(t)
-		p.Evaluation(u, &res)
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
 		if err := p.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -318,7 +318,7 @@ func TestRedirectToAnotherHost(t *testing.T) {
 		cfg.Client.CheckRedirect = func(*http.Request, []*http.Request) error { return nil }
 		p := New(cfg)
 		u, res := evaluation(t)
-		p.Evaluation(u, &res)
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
 		if err := p.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -334,7 +334,7 @@ func TestGzip(t *testing.T) {
 		p := New(cfg)
 		u, res := evaluation(t)
 		for range 60 {
-			p.Evaluation(u, &res)
+			p.Evaluation(u, res.Flag, res.Variation, res.Why())
 		}
 		if err := p.Close(t.Context()); err != nil {
 			t.Fatal(err)
@@ -359,14 +359,14 @@ func TestFlushDelaysNobody(t *testing.T) {
 	}}
 	p := New(serve(t, c))
 	u, res := evaluation(t)
-	p.Evaluation(u, &res)
+	p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := p.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Flush = %v", err)
 	}
 	for range 100 {
-		p.Evaluation(u, &res)
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	}
 	p.wake()
 	deadline := time.Now().Add(10 * time.Second)
@@ -391,7 +391,7 @@ func TestOneCallerUsesAllOfTheCapacity(t *testing.T) {
 	p := New(cfg)
 	u, res := evaluation(t)
 	for range 600 {
-		p.Evaluation(u, &res)
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	}
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -408,7 +408,7 @@ func TestUnencodable(t *testing.T) {
 	if err := p.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p.Evaluation(u, &res)
+	p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -426,7 +426,7 @@ func TestFullBufferDropsAndCounts(t *testing.T) {
 	// At most 100 in the shards, as many collected, and five requests of 50.
 	const n = 100_000
 	for range n {
-		p.Evaluation(u, &res)
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	}
 	if st := p.Stats(); st.Dropped == 0 || st.Recorded != n || st.Pending > 450 {
 		t.Errorf("Stats() = %+v with a hanging server", st)
@@ -447,7 +447,7 @@ func TestCloseIsBounded(t *testing.T) {
 	defer close(hang)
 	u, res := evaluation(t)
 	for range 70 {
-		p.Evaluation(u, &res)
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -459,7 +459,7 @@ func TestCloseIsBounded(t *testing.T) {
 		t.Errorf("Close took %v", d)
 	}
 	check(t, p, Stats{Recorded: 70, Failed: 70})
-	p.Evaluation(u, &res)
+	p.Evaluation(u, res.Flag, res.Variation, res.Why())
 	check(t, p, Stats{Recorded: 71, Failed: 70, Dropped: 1})
 	if err := p.Close(t.Context()); err != nil {
 		t.Errorf("second Close = %v", err)
@@ -472,7 +472,7 @@ func TestCloseIsBounded(t *testing.T) {
 func TestEvaluationAllocs(t *testing.T) {
 	p := New(Config{Endpoint: "http://127.0.0.1:1", Interval: time.Hour})
 	u, res := evaluation(t)
-	if n := testing.AllocsPerRun(500, func() { p.Evaluation(u, &res) }); n != 0 {
+	if n := testing.AllocsPerRun(500, func() { p.Evaluation(u, res.Flag, res.Variation, res.Why()) }); n != 0 {
 		t.Errorf("%v allocations per recorded evaluation, want 0", n)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -488,7 +488,7 @@ func BenchmarkEvaluation(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			p.Evaluation(u, &res)
+			p.Evaluation(u, res.Flag, res.Variation, res.Why())
 		}
 	})
 	ctx, cancel := context.WithCancel(b.Context())

@@ -196,7 +196,7 @@ func Evaluate(set *flags.Set, c Case) Outcome {
 	u, userErr := flags.ParseUser(c.User) // a bad user is a case of its own
 	res := set.Evaluate(c.FlagKey, u)
 	if res.Reason.IsError() {
-		out := Outcome{Value: c.Default, Reason: res.Reason.String(), Err: res.Err}
+		out := Outcome{Value: c.Default, Reason: res.Reason.String(), Err: res.Err()}
 		if res.Reason == flags.BadUser {
 			out.Err = userErr
 		}
