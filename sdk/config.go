@@ -147,7 +147,8 @@ type Config struct {
 
 	// EventCapacity is how many events are held until they are collected for
 	// delivery; more are dropped and counted. Beside these, as many may be
-	// collected, and some requests of up to 50 on their way. Zero means 10,000.
+	// collected, and some requests of up to 50 on their way. They are collected
+	// early when there are many, at most every 50 ms. Zero means 10,000.
 	EventCapacity int
 
 	// FlushInterval is the time between deliveries of events. Zero means one

@@ -109,6 +109,9 @@ func (s Snapshot) Bool(key string, u *User, def bool) bool {
 			}
 		}
 	}
+	if s.client == nil || !s.client.defaults {
+		return def
+	}
 	return fallback(s, key, def, (*flags.Variation).Bool)
 }
 
@@ -136,6 +139,9 @@ func (s Snapshot) String(key string, u *User, def string) string {
 			s.client.record(u, f, v, how)
 			return v.Text()
 		}
+	}
+	if s.client == nil || !s.client.defaults {
+		return def
 	}
 	return fallback(s, key, def, toText)
 }
@@ -166,6 +172,9 @@ func (s Snapshot) Int(key string, u *User, def int) int {
 			}
 		}
 	}
+	if s.client == nil || !s.client.defaults {
+		return def
+	}
 	return fallback(s, key, def, toInt)
 }
 
@@ -195,6 +204,9 @@ func (s Snapshot) Float64(key string, u *User, def float64) float64 {
 				return value
 			}
 		}
+	}
+	if s.client == nil || !s.client.defaults {
+		return def
 	}
 	return fallback(s, key, def, (*flags.Variation).Float)
 }

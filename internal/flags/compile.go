@@ -313,6 +313,7 @@ func compileCondition(w wireCondition, syms *symbols) condition {
 // A segment is a compiled segment.
 type segment struct {
 	included, excluded set
+	listed             bool          // whoever is included is in it, and nobody else
 	rules              [][]condition // a nil rule has no conditions member and matches nobody
 	err                error
 }
@@ -335,6 +336,7 @@ func compileSegment(src Source, syms *symbols) *segment {
 		}
 		s.rules = append(s.rules, rule)
 	}
+	s.listed = len(w.Excluded) == 0 && len(s.rules) == 0
 	return s
 }
 

@@ -224,6 +224,11 @@ func (s *Set) match(c *condition, u *User, n *nesting) verdict {
 	case opNever:
 		return verdictOf(c.negate)
 	case opSegment:
+		if n.depth == 0 && len(c.segs) == 1 {
+			if seg := s.segment(c.segs[0]); seg == nil || seg.listed {
+				return verdictOf((seg != nil && seg.included.has(u.key)) != c.negate)
+			}
+		}
 		return verdictOf(s.inSegments(c.segs, u, n) != c.negate)
 	case opLess, opLessEqual, opGreater, opGreaterEqual:
 		x, ok := c.prop.number(u)
