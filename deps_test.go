@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 	"metrics/otel":       {"metrics", "go.opentelemetry.io/otel"},
 
 	"syncer": {"metrics", "store", "internal/protocol", "internal/wire", "github.com/gorilla/websocket"},
-	"relay":  {"metrics", "store", "internal/flags", "internal/protocol", "internal/snapshot", "internal/wire", "github.com/gorilla/websocket", "github.com/rs/cors", "golang.org/x/time"},
+	"relay":  {"metrics", "store", "internal/flags", "internal/protocol", "internal/snapshot", "internal/wire", "github.com/gorilla/websocket", "github.com/rs/cors", "golang.org/x/sync", "golang.org/x/time"},
 	"sdk":    {"metrics", "store", "store/memory", "syncer", "internal/flags", "internal/insight", "internal/protocol", "internal/snapshot"},
 }
 

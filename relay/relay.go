@@ -140,6 +140,12 @@ type Config struct {
 	// MaxBody limits the body of an insight request, in bytes. Zero means 30 MB.
 	MaxBody int64
 
+	// MaxBodies limits the bodies of all insight requests that are under way, in
+	// bytes; their evaluation may take as much again. Further requests wait for 2
+	// seconds and are then answered 503 with Retry-After. A quarter is for bodies of
+	// up to 1 MiB. Zero means 64 MiB, and it is never less than twice MaxBody or 8 MiB.
+	MaxBodies int64
+
 	// KeepInsights is how many of the last insights Insights returns. Zero
 	// means 1000, a negative number none. Never more than 16 MiB are kept.
 	KeepInsights int
@@ -164,6 +170,10 @@ func (c Config) withDefaults() Config {
 	if c.MaxBody <= 0 {
 		c.MaxBody = 30_000_000
 	}
+	if c.MaxBodies <= 0 {
+		c.MaxBodies = defaultIntake
+	}
+	c.MaxBodies = max(c.MaxBodies, 2*c.MaxBody, 8*smallBody)
 	if c.KeepInsights == 0 {
 		c.KeepInsights = 1000
 	}
@@ -181,6 +191,7 @@ type Relay struct {
 	counters counters
 	open     atomic.Int64 // streams that were not rejected
 	insights recorder
+	intake   *intake // of insights
 
 	// Messages that are the same for all connections.
 	pong, emptyPatch, ping frame
@@ -221,6 +232,7 @@ func New(cfg Config) (*Relay, error) {
 		stop: make(chan struct{}),
 		envs: map[string]*environment{},
 
+		intake:        newIntake(cfg.MaxBodies),
 		bootstrapping: make(chan struct{}, 1),
 
 		silence:      defaultSilence,

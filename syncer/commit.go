@@ -217,6 +217,16 @@ func (m *manager) fail(err error) {
 
 // damaged sees to it that a whole state replaces what cannot be read.
 func (m *manager) damaged(r result) {
+	if m.freeze.on && r.load { // the operator's word was read all the same
+		switch c := r.control; {
+		case c.Frozen && !sameWord(m.freeze.control, c):
+			m.frozenBy(c)
+		case !c.Frozen && (!c.At.IsZero() || len(m.freeze.published) == 0):
+			// To put back what was published would bring the freeze back with it.
+			m.freeze.published, m.freeze.compared = nil, false // what is held takes its place
+			m.thaw(c)
+		}
+	}
 	if m.freeze.on {
 		// What was published is put there again, if it is known.
 		m.freeze.damaged, m.freeze.restore = true, len(m.freeze.published) > 0

@@ -3,6 +3,7 @@ package syncer_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -218,6 +219,58 @@ func TestFlushedWhileFrozen(t *testing.T) {
 	}
 	control(t, st, store.Control{})
 	until(t, "newest state", holds(t, st, map[string]int64{"a": 2000, "b": 1000}))
+}
+
+// TestThawedWhileDamaged: a freeze ends also while the store's content is damaged, and
+// does not come back with it.
+func TestThawedWhileDamaged(t *testing.T) {
+	for _, known := range []bool{true, false} { // what was published
+		f := newFeatbit(t)
+		f.set(true, flag("a", 1000))
+		f.up()
+		st := newHooked(t)
+		var damaged, stuck atomic.Bool
+		damage := fmt.Errorf("reading: %w", store.ErrDamaged)
+		st.load = func(context.Context) error {
+			if damaged.Load() {
+				return damage
+			}
+			return nil
+		}
+		st.apply = func(_ context.Context, c store.Change) error {
+			switch {
+			case stuck.Load():
+				return errors.New("the disk is full")
+			case damaged.Load() && c.Full && c.Base == "":
+				damaged.Store(false)
+			case damaged.Load():
+				return damage
+			}
+			return nil
+		}
+		if !known {
+			control(t, st.Store, frozen)
+			damaged.Store(true)
+		}
+		s, _ := start(t, syncer.Config{URL: f.url, Secret: f.secret, Store: st})
+		if known {
+			until(t, "first state", holds(t, st.Store, map[string]int64{"a": 1000}))
+			control(t, st.Store, frozen)
+		}
+		until(t, "frozen", isFrozen(s))
+		f.set(false, flag("a", 2000), flag("b", 2001))
+		stuck.Store(true)
+		damaged.Store(true)
+		until(t, "noticed", func() bool { return errors.Is(s.Status().Err, store.ErrDamaged) })
+		control(t, st.Store, store.Control{By: "ops"})
+		until(t, "not frozen", func() bool { return s.Status().Frozen == nil })
+		stuck.Store(false)
+		until(t, "newest state", holds(t, st, map[string]int64{"a": 2000, "b": 2001}))
+		if c, err := st.ReadControl(t.Context()); err != nil || c.Frozen {
+			t.Errorf("control %+v, %v", c, err)
+		}
+		until(t, "ok", func() bool { return s.Status().State == syncer.OK && s.Status().Err == nil })
+	}
 }
 
 func revisions(t *testing.T, st store.History) []store.Revision {

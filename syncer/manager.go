@@ -36,11 +36,10 @@ type manager struct {
 	opening    *beginning // waits for where the store stands
 	openWhole  bool       // and must ask for everything
 	openLimit  *time.Timer
-	asking     bool      // everything is to be requested once that is known
-	again      bool      // even if it was already, for a lost message
-	wantFull   bool      // everything was requested and has not come
-	suspected  time.Time // when a lost message last made it so
-	latest     uint64    // connection that answers came on
+	asking     bool   // everything is to be requested once that is known
+	again      bool   // even if it was already, for a lost message
+	wantFull   bool   // everything was requested and has not come
+	latest     uint64 // connection that answers came on
 
 	// What the store lacks.
 	full    bool                  // everything in held, replacing all else
@@ -167,10 +166,6 @@ const (
 	// stands before it asks for data all the same.
 	openPatience = time.Second
 
-	// suspectEvery is the time between two requests for everything because of
-	// messages that could not be read.
-	suspectEvery = 30 * time.Second
-
 	// fillPatience is how long FeatBit is waited for before an empty store is
 	// filled with what is held.
 	fillPatience = time.Second
@@ -196,6 +191,9 @@ func (m *manager) run(ctx context.Context) {
 	m.doubtful.Stop()
 	defer m.doubtful.Stop()
 
+	lost := newSuspicion(cfg.suspectEvery)
+	defer lost.timer.Stop()
+
 	var worker sync.WaitGroup
 	worker.Go(func() { m.work(ctx) })
 	defer worker.Wait()
@@ -219,10 +217,10 @@ func (m *manager) run(ctx context.Context) {
 			m.take(d)
 			m.drain()
 		case <-m.suspects:
-			if time.Since(m.suspected) > suspectEvery {
-				m.suspected = time.Now()
-				m.asking, m.again, m.wantLoad = true, true, true
-			}
+			lost.arise()
+		case <-lost.timer.C:
+			lost.acted()
+			m.asking, m.again, m.wantLoad = true, true, true
 		case <-reconcile.C:
 			m.asking, m.wantLoad = true, true
 			reconcile.Reset(m.reconcileIn())

@@ -128,7 +128,8 @@ func (p *proxyUser) write(ctx context.Context, conn *websocket.Conn, number uint
 		status.Reset(0)
 	}
 	wanted, asked, tokens := true, false, roundBurst
-	suspected := time.Time{}
+	lost := newSuspicion(cfg.suspectEvery)
+	defer lost.timer.Stop()
 	for {
 		if wanted && !asked && tokens > 0 {
 			wanted, asked = false, true
@@ -170,9 +171,10 @@ func (p *proxyUser) write(ctx context.Context, conn *websocket.Conn, number uint
 		case <-p.wants:
 			wanted = true
 		case <-p.suspects:
-			if time.Since(suspected) > suspectEvery {
-				wanted, suspected = true, time.Now()
-			}
+			lost.arise()
+		case <-lost.timer.C:
+			lost.acted()
+			wanted = true
 		case <-p.rechecks:
 			recheck.Reset(cfg.Guard.Wait)
 		case <-recheck.C:

@@ -667,6 +667,31 @@ func TestProxyOddMessages(t *testing.T) {
 	}
 }
 
+// TestProxyLostMessages: each message that cannot be read is made up for, also the
+// one that comes soon after another.
+func TestProxyLostMessages(t *testing.T) {
+	u := newUpstream(t)
+	a := u.add("prod", flag("x", 1000))
+	p, ss, _ := startProxy(t, u, func(c *syncer.ProxyConfig) {
+		c.Config = syncer.SuspectEvery(c.Config, 200*time.Millisecond)
+		c.Config.Reconcile = time.Hour
+	})
+	until(t, "in sync", proxyOK(p, 1))
+	for version := range int64(3) {
+		version = 2000 + 1000*version
+		u.mu.Lock()
+		u.envs[a].items[flag("x", 0).ID()] = flag("x", version)
+		for c := range u.conns {
+			c.send(`{"messageType":"data-sync","data":{"eventType":"patch","featureFlags":[],"segments":7}}`)
+		}
+		u.mu.Unlock()
+		until(t, "made up for", ss.holds(t, a, map[string]int64{"x": version}))
+	}
+	if st := p.Status(); st.Connects != 1 || st.Ignored != 3 {
+		t.Errorf("Status() = %+v", st)
+	}
+}
+
 // TestProxyClientOnly: an environment without a server secret gets no pushes, so
 // only full states confirm it.
 func TestProxyClientOnly(t *testing.T) {

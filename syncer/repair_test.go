@@ -719,6 +719,26 @@ func TestMalformedPushIsMadeUpFor(t *testing.T) {
 	}
 }
 
+// TestMalformedPushSoonAfterAnother: the second one is made up for, too, if later.
+func TestMalformedPushSoonAfterAnother(t *testing.T) {
+	url := script(t, func(_ int, conn *websocket.Conn) {
+		answer(conn, func(n int) {
+			send(conn, wire.Full, flag("a", int64(1000*n)))
+			if n < 3 {
+				conn.WriteMessage(websocket.TextMessage, []byte(`{"messageType":"data-sync","data":{"eventType":"patch","featureFlags":[],"segments":7}}`))
+			}
+		})
+	})
+	st := memory.New()
+	defer st.Close()
+	cfg := syncer.SuspectEvery(syncer.Config{URL: url, Secret: testSecret(t), Store: st, Reconcile: time.Hour}, 200*time.Millisecond)
+	s, _ := start(t, cfg)
+	until(t, "asked a third time", holds(t, st, map[string]int64{"a": 3000}))
+	if got := s.Status(); got.Connects != 1 || got.Ignored != 2 {
+		t.Errorf("Status() = %+v", got)
+	}
+}
+
 // TestMalformedMessageIsClosedWith1001, as the Python SDK does.
 func TestMalformedMessageIsClosedWith1001(t *testing.T) {
 	codes := make(chan int, 10)

@@ -156,7 +156,7 @@ type Config struct {
 	// NetDial opens TCP connections; nil means a net.Dialer.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	answerTimeout time.Duration // only tests set it
+	answerTimeout, suspectEvery time.Duration // only tests set them
 }
 
 func (c Config) withDefaults() Config {
@@ -182,6 +182,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.answerTimeout <= 0 {
 		c.answerTimeout = max(c.ReadTimeout, 15*time.Second)
+	}
+	if c.suspectEvery <= 0 {
+		c.suspectEvery = 30 * time.Second
 	}
 	c.Guard = c.Guard.withDefaults()
 	if c.Name == "" {

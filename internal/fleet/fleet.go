@@ -329,8 +329,9 @@ func (f *Fleet) apply(cfg *Config) {
 }
 
 // reopens reports whether the store of a plan has to be opened anew for another one.
+// Another id is another environment, in whose name the store and its outbox are used.
 func reopens(old, new plan) bool {
-	if old.Store != new.Store || old.syncs() != new.syncs() {
+	if old.Store != new.Store || old.syncs() != new.syncs() || old.id != new.id {
 		return true
 	}
 	// FeatBit's layout has the secrets in it.

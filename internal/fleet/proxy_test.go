@@ -11,11 +11,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/flagstead/flagstead/internal/protocol"
 	"github.com/flagstead/flagstead/store"
+	"github.com/flagstead/flagstead/store/memory"
 )
 
 const relayKey = "rp-MDcwNTEzNDExNzQ3MQtXO7IPcN6U-z5fAktj18CQ"
@@ -277,6 +279,51 @@ func TestOutboxIsEmptied(t *testing.T) {
 		_, numbers := f.get(t, "/metrics")
 		return strings.Contains(numbers, `flagstead_outbox_delivered_total{env="one"} 70`)
 	})
+}
+
+// A lasting store outlives its Close, as Redis does.
+type lasting struct{ *memory.Store }
+
+func (lasting) Close() error { return nil }
+
+// TestOutboxOfAnotherEnvironment: after a reload that says that a name and its store
+// are another environment, the events are that one's.
+func TestOutboxOfAnotherEnvironment(t *testing.T) {
+	authors := make(chan string, 10)
+	featbit := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		authors <- r.Header.Get("Authorization")
+	}))
+	defer featbit.Close()
+	p := newPlatform(t, "one", "two")
+	c := func(name string) *Config {
+		c := p.config(t, t.TempDir(), "one", "two")
+		c.FeatBit.Events = featbit.URL
+		c.Environments = []Environment{{Name: "it", Secret: string(p.server[name]), Settings: Settings{Store: "shared:"}}}
+		return complete(t, c)
+	}
+	st := lasting{memory.New()}
+	defer st.Store.Close()
+	f := startWith(t, c("one"), func(OpenRequest) (store.DataStore, error) { return st, nil })
+	for i, name := range []string{"one", "two", "one"} {
+		if i > 0 {
+			f.Reload(c(name))
+		}
+		if err := st.AppendEvents(t.Context(), []store.Event{{ID: fmt.Sprint(i), Data: []byte(`{"user":{"keyId":"u"}}`)}}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case author := <-authors:
+			if author != string(p.server[name]) {
+				t.Errorf("an event of %s came with another one's secret", name)
+			}
+		case <-time.After(patient):
+			t.Fatalf("an event of %s never came", name)
+		}
+		eventually(t, "it has left the outbox", func() bool {
+			left, err := st.OutboxStats(t.Context())
+			return err == nil && left.Pending == 0
+		})
+	}
 }
 
 // TestManualProxy: FeatBit's platform brings the environments, which are served also
