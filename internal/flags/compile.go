@@ -20,8 +20,9 @@ type Flag struct {
 	settledHow Why
 
 	enabled    bool
-	off        *Variation            // nil if disabledVariationId names no variation
-	targets    map[string]*Variation // by user key; nil value: names no variation
+	off        *Variation   // nil if disabledVariationId names no variation
+	targets    index        // user keys
+	targetTo   []*Variation // what each of them gets; nil: names no variation
 	rules      []rule
 	fallback   *rollout // nil if the flag has no default rule
 	exptAll    bool     // exptIncludeAllTargets
@@ -83,7 +84,7 @@ type condition struct {
 	prop   property
 	text   string   // the condition's value
 	num    float64  // … as a number, rounded
-	set    set      // … as a list
+	set    index    // … as a list
 	re     *pattern // nil if the pattern does not compile
 	segs   []int32  // … as a list of segments
 	null   bool     // the condition has no value
@@ -195,7 +196,7 @@ func (f *Flag) settle() {
 	switch r := f.fallback; {
 	case !f.enabled:
 		f.settled, f.settledHow = f.off, Why(Off)
-	case len(f.targets) == 0 && len(f.rules) == 0 && r != nil && r.settled:
+	case len(f.targetTo) == 0 && len(f.rules) == 0 && r != nil && r.settled:
 		f.settled, f.settledHow = r.slices[0].variation, Why(Fallthrough)|r.expt0
 	}
 }
@@ -218,7 +219,7 @@ type compiler struct {
 	variations map[string]*Variation
 }
 
-// targets builds one set of all targeted users: of several entries for one user
+// targets builds one index of all targeted users: of several entries for one user
 // the first counts.
 func (c *compiler) targets(list []wireTarget) {
 	n := 0
@@ -228,14 +229,13 @@ func (c *compiler) targets(list []wireTarget) {
 	if n == 0 {
 		return
 	}
-	c.flag.targets = make(map[string]*Variation, n)
+	keys, to := make([]string, 0, n), make([]*Variation, 0, n)
 	for _, t := range list {
 		for _, key := range t.KeyIDs {
-			if _, taken := c.flag.targets[key]; !taken {
-				c.flag.targets[key] = c.variations[t.VariationID.s]
-			}
+			keys, to = append(keys, key), append(to, c.variations[t.VariationID.s])
 		}
 	}
+	c.flag.targets, c.flag.targetTo = indexOf(keys), to
 }
 
 func (c *compiler) rollout(w wireFallthrough) rollout {
@@ -303,7 +303,7 @@ func compileCondition(w wireCondition, syms *symbols) condition {
 			c.op = opNever
 		}
 	case opOneOf:
-		c.set = setOf(stringsOf([]byte(c.text)))
+		c.set = indexOf(stringsOf([]byte(c.text)))
 	case opRegexp:
 		c.re = compilePattern(c.text) // nil: an error once a user has the property
 	}
@@ -312,7 +312,7 @@ func compileCondition(w wireCondition, syms *symbols) condition {
 
 // A segment is a compiled segment.
 type segment struct {
-	included, excluded set
+	included, excluded index
 	listed             bool          // whoever is included is in it, and nobody else
 	rules              [][]condition // a nil rule has no conditions member and matches nobody
 	err                error
@@ -325,7 +325,7 @@ func compileSegment(src Source, syms *symbols) *segment {
 		s.err = fmt.Errorf("segment %q cannot be read: %w", src.Key, inWords(err))
 		return s
 	}
-	s.included, s.excluded = setOf(w.Included), setOf(w.Excluded)
+	s.included, s.excluded = indexOf(w.Included), indexOf(w.Excluded)
 	for _, r := range w.Rules {
 		var rule []condition
 		if r.Conditions != nil {

@@ -65,30 +65,28 @@ func result(f *Flag, v *Variation, how Why) Result {
 // Serve is [Set.Evaluate] for callers in a hurry. The flag is nil if there is none,
 // the variation if the reason is an error.
 func (s *Set) Serve(key string, u *User) (*Flag, *Variation, Why) {
-	f := s.find(key)
-	switch {
-	case f == nil:
+	e := s.flags.get(key, hashOf(key))
+	if e == nil {
 		return nil, nil, Why(FlagNotFound)
-	case u == nil || u.key == "":
-		return f, nil, Why(BadUser)
-	case f.settled != nil:
-		return f, f.settled, f.settledHow
 	}
-	v, how := s.evaluate(f, u)
+	f := e.compiled.Load()
+	if f == nil {
+		if f = e.compile(s); f == nil {
+			return nil, nil, Why(FlagNotFound)
+		}
+	}
+	v, how := s.serve(f, u)
 	return f, v, how
 }
 
-// find returns the compiled flag with a key, or nil if there is none or it is
-// archived.
-func (s *Set) find(key string) *Flag {
-	e := s.flags[key]
-	if e == nil {
-		return nil
+func (s *Set) serve(f *Flag, u *User) (*Variation, Why) {
+	switch {
+	case u == nil || u.key == "":
+		return nil, Why(BadUser)
+	case f.settled != nil:
+		return f.settled, f.settledHow
 	}
-	if f := e.compiled.Load(); f != nil {
-		return f
-	}
-	return e.compile(s)
+	return s.evaluate(f, u)
 }
 
 func (s *Set) evaluate(f *Flag, u *User) (*Variation, Why) {
@@ -96,11 +94,11 @@ func (s *Set) evaluate(f *Flag, u *User) (*Variation, Why) {
 		return nil, fail(unreadable)
 	}
 	if !f.enabled {
-		return serve(f.off, Why(Off))
+		return served(f.off, Why(Off))
 	}
-	if f.targets != nil {
-		if v, ok := f.targets[u.key]; ok {
-			return serve(v, Why(TargetMatch)|f.targetExpt)
+	if len(f.targetTo) > 0 {
+		if i := f.targets.findKey(u); i >= 0 {
+			return served(f.targetTo[i], Why(TargetMatch)|f.targetExpt)
 		}
 	}
 	var n nesting
@@ -113,7 +111,7 @@ func (s *Set) evaluate(f *Flag, u *User) (*Variation, Why) {
 			return nil, fail(r.fault())
 		}
 		if v, how, ok := f.roll(&r.rollout, u); ok {
-			return serve(v, Why(RuleMatch)|Why(i)<<ruleShift|how)
+			return served(v, Why(RuleMatch)|Why(i)<<ruleShift|how)
 		}
 		break // no slice for the user: the default rule, not the later rules
 	}
@@ -121,12 +119,12 @@ func (s *Set) evaluate(f *Flag, u *User) (*Variation, Why) {
 		return nil, fail(noDefault)
 	}
 	if v, how, ok := f.roll(f.fallback, u); ok {
-		return serve(v, Why(Fallthrough)|how)
+		return served(v, Why(Fallthrough)|how)
 	}
 	return nil, fail(noSlice)
 }
 
-func serve(v *Variation, how Why) (*Variation, Why) {
+func served(v *Variation, how Why) (*Variation, Why) {
 	if v == nil {
 		return nil, fail(noVariation)
 	}
@@ -226,7 +224,7 @@ func (s *Set) match(c *condition, u *User, n *nesting) verdict {
 	case opSegment:
 		if n.depth == 0 && len(c.segs) == 1 {
 			if seg := s.segment(c.segs[0]); seg == nil || seg.listed {
-				return verdictOf((seg != nil && seg.included.has(u.key)) != c.negate)
+				return verdictOf((seg != nil && seg.included.findKey(u) >= 0) != c.negate)
 			}
 		}
 		return verdictOf(s.inSegments(c.segs, u, n) != c.negate)
@@ -242,7 +240,7 @@ func (s *Set) match(c *condition, u *User, n *nesting) verdict {
 	case opEqual:
 		ok = value == c.text
 	case opOneOf:
-		ok = c.set.has(value)
+		ok = c.set.find(value) >= 0
 	case opContains:
 		ok = strings.Contains(value, c.text)
 	case opStarts:
@@ -338,10 +336,10 @@ func (s *Set) inSegment(seg *segment, u *User, n *nesting) bool {
 	if seg.err != nil {
 		return false
 	}
-	if seg.excluded.has(u.key) {
+	if seg.excluded.findKey(u) >= 0 {
 		return false
 	}
-	if seg.included.has(u.key) {
+	if seg.included.findKey(u) >= 0 {
 		return true
 	}
 rules:

@@ -148,7 +148,7 @@ func TestRolloutEnd(t *testing.T) {
 
 func TestDuplicateKeys(t *testing.T) {
 	set, _ := new(Set).Apply(true, []Source{{Key: "f", Version: 2, Data: []byte("{}")}, {Key: "f", Version: 1, Data: []byte("[]")}})
-	if got := string(set.flags["f"].src.Data); got != "{}" {
+	if got := string(set.flags.find("f").src.Data); got != "{}" {
 		t.Errorf("kept %s, want the item of the later version", got)
 	}
 }
@@ -277,23 +277,23 @@ func TestChanges(t *testing.T) {
 	if fmt.Sprint(ch) != "{[a b] [outer seg]}" {
 		t.Errorf("first: %v", ch)
 	}
-	before := set.flags["b"]
+	before := set.flags.find("b")
 	next, ch := set.Apply(false, []Source{
 		{Key: "a", Version: 1, Data: []byte(`{"key":"a","x":1}`)}, // not older: replaced
 		{Key: "seg", Segment: true, Version: 2, Data: []byte(`{"x":1}`)},
 	})
-	if fmt.Sprint(ch) != "{[a] [seg]}" || next.flags["b"] != before {
+	if fmt.Sprint(ch) != "{[a] [seg]}" || next.flags.find("b") != before {
 		t.Errorf("patch: %v", ch)
 	}
 	if got := next.FlagsUsing(ch.Segments); fmt.Sprint(got) != "[b]" {
 		t.Errorf("FlagsUsing = %v", got)
 	}
 	restored, ch := next.Apply(false, []Source{{Key: "b", Version: 0, Data: []byte(`{}`)}}) // what a store says, counts
-	if fmt.Sprint(ch) != "{[b] []}" || restored.flags["b"].src.Version != 0 {
+	if fmt.Sprint(ch) != "{[b] []}" || restored.flags.find("b").src.Version != 0 {
 		t.Errorf("restored: %v", ch)
 	}
 	again, ch := next.Apply(true, []Source{{Key: "b", Version: 1, Data: []byte(uses)}})
-	if fmt.Sprint(ch) != "{[a] [outer seg]}" || again.flags["b"] != before {
+	if fmt.Sprint(ch) != "{[a] [outer seg]}" || again.flags.find("b") != before {
 		t.Errorf("full: %v", ch)
 	}
 	if set.Known("a") == again.Known("a") {

@@ -2,8 +2,9 @@ package flags
 
 import (
 	"bytes"
-	"maps"
+	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -20,19 +21,23 @@ type Source struct {
 // A Set is an immutable collection of flags and segments. The zero Set is empty
 // and ready to use.
 type Set struct {
-	flags map[string]*entry
+	flags directory
 	segs  []*segEntry // by symbol; nil: no such segment
 	syms  *symbols
+
+	// The flags that are not archived by key, once somebody asked for all of them.
+	sorted atomic.Pointer[[]*entry]
 }
 
 // An entry is a flag that is compiled when it is first evaluated. It is shared
 // by all sets in which the flag is the same.
 type entry struct {
 	compiled atomic.Pointer[Flag] // nil as well if it is archived
+	hash     uint64               // of the key
 	src      Source
 }
 
-// flag returns the compiled flag of an entry that is not archived.
+// flag returns the compiled flag, or nil if it is archived.
 func (e *entry) flag(s *Set) *Flag {
 	if f := e.compiled.Load(); f != nil {
 		return f
@@ -110,51 +115,104 @@ func (s *Set) Apply(full bool, items []Source) (*Set, Changes) {
 		next.syms = &symbols{ids: map[string]int32{}}
 	}
 	if full {
-		next.flags = make(map[string]*entry, len(items))
-	} else {
-		next.flags, next.segs = maps.Clone(s.flags), slices.Clone(s.segs)
-		if next.flags == nil {
-			next.flags = map[string]*entry{}
-		}
+		next.replace(s, items)
+		return next, next.since(s)
 	}
-	touched := map[string]struct{}{}
-	touchedSegs := map[string]struct{}{}
-	for _, it := range items {
-		if it.Segment {
-			next.putSegment(s, it, full)
-			touchedSegs[it.Key] = struct{}{}
-		} else {
-			next.putFlag(s, it, full)
-			touched[it.Key] = struct{}{}
-		}
-	}
-	if full {
-		for key := range s.flags {
-			touched[key] = struct{}{}
-		}
-		for _, e := range s.segs {
-			if e != nil {
-				touchedSegs[e.src.Key] = struct{}{}
-			}
-		}
-	}
-	return next, s.diff(next, touched, touchedSegs)
+	return next, next.merge(s, items)
 }
 
-func (s *Set) diff(next *Set, flags, segs map[string]struct{}) Changes {
-	var c Changes
-	for key := range flags {
-		if s.flags[key] != next.flags[key] {
-			c.Flags = append(c.Flags, key)
+// replace makes s of items alone, and of what old has of them.
+func (s *Set) replace(old *Set, items []Source) {
+	flags := 0
+	for i := range items {
+		if !items[i].Segment {
+			flags++
 		}
 	}
-	for key := range segs {
-		if id := next.syms.intern(key); s.segEntry(id) != next.segEntry(id) {
-			c.Segments = append(c.Segments, key)
+	ed := newDirectory(flags)
+	for i := range items {
+		it := &items[i]
+		if it.Segment {
+			if e := s.segEntry(s.syms.intern(it.Key)); e == nil || e.src.Version <= it.Version {
+				s.putSegment(old, it)
+			}
+			continue
+		}
+		hash := hashOf(it.Key)
+		if had := ed.get(it.Key, hash); had == nil || had.src.Version <= it.Version {
+			ed.put(entryOf(it, hash, old))
+		}
+	}
+	s.flags = ed.directory
+}
+
+// entryOf returns the entry of old for an item, if that is the same, so that it stays
+// compiled, or else a new one.
+func entryOf(it *Source, hash uint64, old *Set) *entry {
+	if e := old.flags.get(it.Key, hash); e != nil && e.src.same(it) {
+		return e
+	}
+	return &entry{src: *it, hash: hash}
+}
+
+// since returns what differs between old and s, which has everything.
+func (s *Set) since(old *Set) Changes {
+	var c Changes
+	for e := range s.flags.all() {
+		if old.flags.get(e.src.Key, e.hash) != e {
+			c.Flags = append(c.Flags, e.src.Key)
+		}
+	}
+	for e := range old.flags.all() {
+		if s.flags.get(e.src.Key, e.hash) == nil {
+			c.Flags = append(c.Flags, e.src.Key)
+		}
+	}
+	for id := range int32(max(len(s.segs), len(old.segs))) {
+		is, was := s.segEntry(id), old.segEntry(id)
+		switch {
+		case is == was:
+		case is != nil:
+			c.Segments = append(c.Segments, is.src.Key)
+		default:
+			c.Segments = append(c.Segments, was.src.Key)
 		}
 	}
 	slices.Sort(c.Flags)
 	slices.Sort(c.Segments)
+	return c
+}
+
+// merge makes s of old and items.
+func (s *Set) merge(old *Set, items []Source) Changes {
+	var c Changes
+	s.segs = slices.Clone(old.segs)
+	ed := old.flags.edit()
+	var changed []*entry
+	for i := range items {
+		it := &items[i]
+		if it.Segment {
+			if s.putSegment(old, it) {
+				c.Segments = append(c.Segments, it.Key)
+			}
+			continue
+		}
+		hash := hashOf(it.Key)
+		e := entryOf(it, hash, old)
+		if e == ed.get(it.Key, hash) {
+			continue
+		}
+		ed.put(e)
+		c.Flags = append(c.Flags, it.Key)
+		changed = append(changed, e)
+	}
+	s.flags = ed.directory
+	if list := old.sorted.Load(); list != nil {
+		s.sorted.Store(resort(*list, changed))
+	}
+	slices.Sort(c.Flags)
+	slices.Sort(c.Segments)
+	c.Flags, c.Segments = slices.Compact(c.Flags), slices.Compact(c.Segments)
 	return c
 }
 
@@ -165,77 +223,94 @@ func (s *Set) segEntry(id int32) *segEntry {
 	return s.segs[id]
 }
 
-// putFlag keeps the entry of old if it is the same, so that it stays compiled.
-func (s *Set) putFlag(old *Set, it Source, full bool) {
-	if e := s.flags[it.Key]; full && e != nil && e.src.Version > it.Version {
-		return
-	}
-	if e := old.flags[it.Key]; e != nil && e.src.same(it) {
-		s.flags[it.Key] = e
-		return
-	}
-	s.flags[it.Key] = &entry{src: it}
-}
-
-func (s *Set) putSegment(old *Set, it Source, full bool) {
+// putSegment puts a segment in, and reports whether old lacks it. It keeps the entry
+// of old if that is the same, so that it stays compiled.
+func (s *Set) putSegment(old *Set, it *Source) bool {
 	id := s.syms.intern(it.Key)
-	if e := s.segEntry(id); full && e != nil && e.src.Version > it.Version {
-		return
-	}
 	for int(id) >= len(s.segs) {
 		s.segs = append(s.segs, nil)
 	}
 	if e := old.segEntry(id); e != nil && e.src.same(it) {
 		s.segs[id] = e
-		return
+		return false
 	}
-	s.segs[id] = &segEntry{src: it}
+	s.segs[id] = &segEntry{src: *it}
+	return true
 }
 
-func (a Source) same(b Source) bool {
+func (a *Source) same(b *Source) bool {
 	return a.Version == b.Version && a.Archived == b.Archived && bytes.Equal(a.Data, b.Data)
 }
 
 // Known reports whether the set has a flag with this key that is not archived.
 func (s *Set) Known(key string) bool {
-	e := s.flags[key]
+	e := s.flags.find(key)
 	return e != nil && !e.src.Archived
 }
 
 // Flag returns the compiled flag with this key, or nil.
 func (s *Set) Flag(key string) *Flag {
-	if !s.Known(key) {
-		return nil
+	if e := s.flags.find(key); e != nil {
+		return e.flag(s)
 	}
-	return s.flags[key].flag(s)
+	return nil
 }
 
 // Keys returns the keys of all flags that are not archived, sorted.
 func (s *Set) Keys() []string {
-	keys := make([]string, 0, len(s.flags))
-	for key, e := range s.flags {
-		if !e.src.Archived {
-			keys = append(keys, key)
-		}
+	list := s.list()
+	keys := make([]string, len(list))
+	for i, e := range list {
+		keys[i] = e.src.Key
 	}
-	slices.Sort(keys)
 	return keys
 }
 
-// All calls yield with the evaluation of every flag that is not archived, in no
-// particular order.
-func (s *Set) All(u *User, yield func(Result)) {
-	for _, e := range s.flags {
-		if e.src.Archived {
-			continue
-		}
-		if f := e.flag(s); u == nil {
-			yield(Result{Flag: f, Reason: BadUser})
-		} else {
-			v, how := s.evaluate(f, u)
-			yield(result(f, v, how))
+// All iterates over the evaluations of every flag that is not archived, ordered by
+// key.
+func (s *Set) All(u *User) iter.Seq2[*Flag, Result] {
+	return func(yield func(*Flag, Result) bool) {
+		for _, e := range s.list() {
+			f := e.flag(s)
+			if v, how := s.serve(f, u); !yield(f, result(f, v, how)) {
+				return
+			}
 		}
 	}
+}
+
+// list returns the flags that are not archived, ordered by key. Sorting takes longer
+// than evaluating, so that the order is kept.
+func (s *Set) list() []*entry {
+	if list := s.sorted.Load(); list != nil {
+		return *list
+	}
+	list := make([]*entry, 0, s.flags.n)
+	for e := range s.flags.all() {
+		if !e.src.Archived {
+			list = append(list, e)
+		}
+	}
+	slices.SortFunc(list, func(a, b *entry) int { return strings.Compare(a.src.Key, b.src.Key) })
+	s.sorted.Store(&list)
+	return list
+}
+
+// resort returns list with the changed entries in it.
+func resort(list []*entry, changed []*entry) *[]*entry {
+	list = slices.Clone(list)
+	for _, e := range changed {
+		at, found := slices.BinarySearchFunc(list, e.src.Key, func(e *entry, key string) int { return strings.Compare(e.src.Key, key) })
+		switch {
+		case found && e.src.Archived:
+			list = slices.Delete(list, at, at+1)
+		case found:
+			list[at] = e
+		case !e.src.Archived:
+			list = slices.Insert(list, at, e)
+		}
+	}
+	return &list
 }
 
 // Len returns the number of flags and segments, archived ones included.
@@ -245,7 +320,7 @@ func (s *Set) Len() (flags, segments int) {
 			segments++
 		}
 	}
-	return len(s.flags), segments
+	return s.flags.n, segments
 }
 
 // FlagsUsing returns the keys of the flags that a change of the given segments
@@ -257,9 +332,9 @@ func (s *Set) FlagsUsing(segments []string) []string {
 	}
 	wanted := s.segmentsUsing(segments)
 	var keys []string
-	for key, e := range s.flags {
+	for e := range s.flags.all() {
 		if !e.src.Archived && containsAny(e.src.Data, wanted) && s.names(e.flag(s).segments, wanted) {
-			keys = append(keys, key)
+			keys = append(keys, e.src.Key)
 		}
 	}
 	slices.Sort(keys)
@@ -285,7 +360,7 @@ func (s *Set) segmentsUsing(segments []string) []string {
 // that it names, directly or through others; 0 if there is no such flag. An archived
 // flag is one, too.
 func (s *Set) Newest(key string) int64 {
-	e := s.flags[key]
+	e := s.flags.find(key)
 	if e == nil {
 		return 0
 	}

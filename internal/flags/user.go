@@ -16,6 +16,7 @@ import (
 // A User is whom a flag is evaluated for. It is immutable.
 type User struct {
 	key, name string
+	hash      uint64 // of key
 	attrs     []Attr
 	index     map[string]int // only when a scan of attrs would be slower
 
@@ -85,7 +86,7 @@ func NewNamelessUser(key, name string, attrs []Attr) (*User, error) {
 	if blank(key) {
 		return nil, errors.New("user key is blank")
 	}
-	u := &User{key: key, name: name}
+	u := &User{key: key, name: name, hash: hashOf(key)}
 	if len(attrs) > 0 {
 		u.attrs = make([]Attr, 0, len(attrs))
 	}
