@@ -40,21 +40,19 @@ func (a AllFlags) All() iter.Seq2[string, Detail[any]] {
 		if a.Err() != nil {
 			return
 		}
-		for _, key := range a.snap.set.Keys() {
-			if !yield(key, a.peek(key)) {
+		frame := frame[any](a.snap)
+		for f, res := range a.snap.set.All((*flags.User)(a.user)) {
+			var value any
+			if !res.Reason.IsError() {
+				value = res.Variation.Any()
+			}
+			d := frame
+			d.fill(f.Key(), value, &res)
+			if !yield(f.Key(), d) {
 				return
 			}
 		}
 	}
-}
-
-func (a AllFlags) peek(key string) Detail[any] {
-	res := a.snap.evaluate(key, a.user)
-	var value any
-	if !res.Reason.IsError() {
-		value = res.Variation.Any()
-	}
-	return detail(a.snap, key, value, &res)
 }
 
 // Get returns one flag's value, or def if it has none, and records the event of

@@ -436,37 +436,6 @@ func TestNewRejects(t *testing.T) {
 	}
 }
 
-func TestEvaluationAllocs(t *testing.T) {
-	srv := serve(t)
-	apply(t, srv.store, true, sampleItems()...)
-	until(t, "server is ready", srv.relay.Ready)
-	online := newClient(t, sdk.Config{StreamingURL: srv.url, EnvSecret: srv.secret, FlushInterval: time.Hour})
-	waitReady(t, online)
-	ann := newUser(t, "ann")
-	for what, c := range map[string]*sdk.Client{
-		"events on":  online,
-		"events off": newClient(t, sdk.Config{Offline: true, Bootstrap: document(sampleItems()...)}),
-	} {
-		for name, call := range map[string]func(){
-			"Bool":             func() { c.Bool("bool", ann, false) },
-			"BoolDetail":       func() { c.BoolDetail("bool", ann, false) },
-			"segment":          func() { c.Bool("member", ann, false) },
-			"String":           func() { c.String("text", ann, "") },
-			"Int":              func() { c.Int("whole", ann, 0) },
-			"Float64":          func() { c.Float64("number", ann, 0) },
-			"wrong type":       func() { c.Bool("text", ann, false) },
-			"no such flag":     func() { c.Bool("nope", ann, false) },
-			"no user":          func() { c.Bool("bool", nil, false) },
-			"wrong type, why?": func() { c.BoolDetail("text", ann, false) },
-		} {
-			call() // compiles the flag
-			if n := testing.AllocsPerRun(100, call); n != 0 {
-				t.Errorf("%s, %s: %v allocations, want 0", what, name, n)
-			}
-		}
-	}
-}
-
 // TestEverythingAtOnce runs under the race detector: 64 goroutines evaluate,
 // listen, track and flush while flags change and the client closes.
 func TestEverythingAtOnce(t *testing.T) {

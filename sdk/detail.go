@@ -68,12 +68,12 @@ func (d Detail[T]) Age() time.Duration {
 	return time.Since(d.StaleSince)
 }
 
-// broken joins ErrFlagBroken with its cause without formatting it: the path to
-// a default must be as cheap as any other.
-type brokenError struct{ cause error }
+// A brokenError joins ErrFlagBroken with its cause. It is as large as a pointer, so that
+// the path to a default allocates as little as any other.
+type brokenError struct{ *flags.Fault }
 
-func (e *brokenError) Error() string   { return ErrFlagBroken.Error() + ": " + e.cause.Error() }
-func (e *brokenError) Unwrap() []error { return []error{ErrFlagBroken, e.cause} }
+func (e brokenError) Error() string   { return ErrFlagBroken.Error() + ": " + e.Fault.Error() }
+func (e brokenError) Unwrap() []error { return []error{ErrFlagBroken, e.Fault} }
 
 func errOf(res *flags.Result) error {
 	switch res.Reason {
@@ -86,26 +86,37 @@ func errOf(res *flags.Result) error {
 	case flags.WrongType:
 		return ErrWrongType
 	case flags.Broken:
-		return &brokenError{res.Err()}
+		return brokenError{res.Fault()}
 	}
 	return nil
 }
 
 func detail[T any](s Snapshot, key string, value T, res *flags.Result) Detail[T] {
-	d := Detail[T]{Value: value, Reason: Reason(res.Reason), FlagKey: key, Err: errOf(res)}
+	d := frame[T](s)
+	d.fill(key, value, res)
+	if s.set == nil && s.client != nil {
+		d.Err = s.missing()
+	}
+	return d
+}
+
+// frame returns what all details of one moment have in common.
+func frame[T any](s Snapshot) (d Detail[T]) {
 	if s.client != nil {
 		d.StaleSince = fromUnixNano(s.client.stale.Load())
 		d.Confirmed = fromUnixNano(s.client.confirmed.Load())
 		d.Source = State(s.client.sourceState.Load())
-		if s.set == nil {
-			d.Err = s.missing()
-		}
 	}
+	return d
+}
+
+// fill adds one outcome to what frame returned.
+func (d *Detail[T]) fill(key string, value T, res *flags.Result) {
+	d.Value, d.Reason, d.FlagKey, d.Err = value, Reason(res.Reason), key, errOf(res)
 	if res.Flag != nil {
 		d.FlagName, d.Version = res.Flag.Name(), res.Flag.Version()
 	}
 	if res.Variation != nil && !res.Reason.IsError() {
 		d.VariationID = res.Variation.ID()
 	}
-	return d
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"reflect"
 
 	"github.com/flagstead/flagstead/internal/flags"
 )
@@ -247,8 +248,10 @@ func (s Snapshot) VariationDetail(key string, u *User, def any) Detail[any] {
 }
 
 // JSON returns the value of a json flag, decoded into a T by encoding/json, or
-// def if the flag cannot be evaluated or its value does not fit. Each call
-// decodes anew: the caller owns the result.
+// def if the flag cannot be evaluated or its value does not fit. The caller owns the
+// result. A T without pointers, such as a struct of texts and numbers, is decoded once
+// and copied, and so is the JSON of an any or a map[string]any; other types are decoded
+// by each call.
 func JSON[T any](from Evaluator, key string, u *User, def T) T {
 	return JSONDetail(from, key, u, def).Value
 }
@@ -275,11 +278,54 @@ func toJSON[T any](v *flags.Variation) (value T, ok bool, err error) {
 	if !v.IsJSON() {
 		return value, false, nil
 	}
-	if err := json.Unmarshal([]byte(v.Text()), &value); err != nil {
-		var zero T
-		return zero, false, err
+	p, ok := v.Shared().(*T)
+	if !ok {
+		if p, err = decode[T](v); err != nil {
+			return value, false, err
+		}
 	}
-	return value, true, nil
+	return *p, true, nil
+}
+
+// decode returns a new T, which may be kept with v if whoever gets a copy of it cannot
+// harm it.
+func decode[T any](v *flags.Variation) (*T, error) {
+	value := new(T)
+	switch p := any(value).(type) {
+	case *any:
+		*p = v.Any()
+		return value, nil
+	case *map[string]any:
+		if m, ok := v.Any().(map[string]any); ok {
+			*p = m
+			return value, nil
+		}
+	}
+	if err := json.Unmarshal([]byte(v.Text()), value); err != nil {
+		return nil, err
+	}
+	if plain(reflect.TypeFor[T]()) {
+		v.Share(value)
+	}
+	return value, nil
+}
+
+// plain reports whether a copy of a T shares nothing with it that could be modified.
+func plain(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if !plain(f.Type) {
+				return false
+			}
+		}
+		return true
+	case reflect.Array:
+		return plain(t.Elem())
+	case reflect.String:
+		return true
+	}
+	return reflect.Bool <= t.Kind() && t.Kind() <= reflect.Complex128
 }
 
 func toText(v *flags.Variation) (string, bool) { return v.Text(), true }

@@ -31,7 +31,7 @@ type Flag struct {
 	kind     Type
 	options  []*Variation // in the order of the flag
 	segments []int32      // every segment that a condition names
-	err      error        // the flag cannot be evaluated at all
+	err      *Fault       // the flag cannot be evaluated at all
 }
 
 // Key returns the flag's key.
@@ -51,7 +51,12 @@ func (f *Flag) Type() Type { return f.kind }
 func (f *Flag) Variations() []*Variation { return f.options }
 
 // Err says why the flag can never be evaluated, or is nil.
-func (f *Flag) Err() error { return f.err }
+func (f *Flag) Err() error {
+	if f.err == nil {
+		return nil
+	}
+	return f.err
+}
 
 type rule struct {
 	name       string
@@ -142,7 +147,7 @@ func compileFlag(src Source, syms *symbols) *Flag {
 	f := &Flag{key: src.Key, name: src.Key, version: src.Version}
 	var w wireFlag
 	if err := json.Unmarshal(src.Data, &w); err != nil {
-		f.err = fmt.Errorf("flag %q cannot be read: %w", src.Key, inWords(err))
+		f.err = &Fault{fmt.Errorf("flag %q cannot be read: %w", src.Key, inWords(err))}
 		return f
 	}
 	if w.Name.s != "" {
@@ -176,7 +181,7 @@ func compileFlag(src Source, syms *symbols) *Flag {
 		f.fallback = &r
 	}
 	if len(w.Variations) == 0 {
-		f.err = fmt.Errorf("flag %q has no variations", src.Key)
+		f.err = &Fault{fmt.Errorf("flag %q has no variations", src.Key)}
 	}
 	f.settle()
 	return f
@@ -381,12 +386,22 @@ const (
 	badPattern
 )
 
-// The errors of an evaluation. They are values, so that a broken flag costs no
+// The faults of an evaluation. They are values, so that a broken flag costs no
 // allocation per call either.
-var faults = [...]error{
-	noVariation:  errors.New("it names a variation that does not exist or has no value"),
-	noDefault:    errors.New("it has no default rule"),
-	noSlice:      errors.New("no slice of the default rule covers the user"),
-	noConditions: errors.New("it has a rule without conditions"),
-	badPattern:   errors.New("it has a pattern that RE2 cannot compile"),
+var faults = [...]*Fault{
+	noVariation:  {errors.New("it names a variation that does not exist or has no value")},
+	noDefault:    {errors.New("it has no default rule")},
+	noSlice:      {errors.New("no slice of the default rule covers the user")},
+	noConditions: {errors.New("it has a rule without conditions")},
+	badPattern:   {errors.New("it has a pattern that RE2 cannot compile")},
 }
+
+// A Fault says what is wrong with a flag. It is a pointer where errors are passed on,
+// so that an error that contains nothing else takes no memory.
+type Fault struct{ err error }
+
+// Error implements error.
+func (f *Fault) Error() string { return f.err.Error() }
+
+// Unwrap returns the error of encoding/json, if that is what was wrong.
+func (f *Fault) Unwrap() error { return f.err }

@@ -23,8 +23,8 @@ func (r *Result) RuleName() string {
 // Why returns the reason and the experiment in one word.
 func (r *Result) Why() Why { return r.how }
 
-// Err says, with Reason Broken, what is wrong; it is nil otherwise.
-func (r *Result) Err() error {
+// Fault says, with Reason Broken, what is wrong; it is nil otherwise.
+func (r *Result) Fault() *Fault {
 	if r.Reason != Broken {
 		return nil
 	}
@@ -32,6 +32,14 @@ func (r *Result) Err() error {
 		return faults[f]
 	}
 	return r.Flag.err
+}
+
+// Err is Fault as an error.
+func (r *Result) Err() error {
+	if f := r.Fault(); f != nil {
+		return f
+	}
+	return nil
 }
 
 // Why says how an evaluation came to its outcome. It is one word, because the

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 // A Type is a flag's variation type.
@@ -48,6 +49,12 @@ type Variation struct {
 	isBool  bool
 	isNum   bool // finite
 	isJSON  bool // strict JSON
+
+	// What Any returns: boxed, so that no call has to allocate, or, if it is nil, a
+	// copy of decoded, which is filled when somebody asks for it.
+	boxed   any
+	decoded atomic.Pointer[any]
+	shared  atomic.Pointer[any] // what Share keeps
 }
 
 func newVariation(w wireVariation, t Type) *Variation {
@@ -60,7 +67,34 @@ func newVariation(w wireVariation, t Type) *Variation {
 		v.number, v.isNum = x, true
 	}
 	v.isJSON = t == JSON && json.Valid([]byte(v.value))
+	v.box()
 	return v
+}
+
+// box decides what Any returns. As in the Python SDK, a value that does not parse is
+// its text, and a boolean flag's text is read as JSON, so that "1" is a number.
+func (v *Variation) box() {
+	switch v.typ {
+	case Boolean:
+		switch trimmed := strings.Trim(v.value, " \t\r\n"); {
+		case trimmed == "true" || trimmed == "false":
+			v.boxed = trimmed == "true"
+		case !json.Valid([]byte(v.value)):
+			v.boxed = v.value
+		}
+	case JSON:
+		if !v.isJSON {
+			v.boxed = v.value
+		}
+	case Number:
+		if v.isNum {
+			v.boxed = v.number
+		} else {
+			v.boxed = v.value
+		}
+	default:
+		v.boxed = v.value
+	}
 }
 
 // NewVariation returns the variation that serves v: a bool, a string or a number
@@ -109,34 +143,48 @@ func (v *Variation) Float() (float64, bool) { return v.number, v.isNum }
 // IsJSON reports whether the variation is strict JSON of a json flag.
 func (v *Variation) IsJSON() bool { return v.isJSON }
 
-// Any returns the value cast by the flag's type: a bool, a float64, decoded
-// JSON or a string. As in the Python SDK, a value that does not parse is its
-// text, and a boolean flag's text is read as JSON, so that "1" is a number.
-// JSON is decoded anew by each call; the caller owns the result.
+// Any returns the value cast by the flag's type: a bool, a float64, decoded JSON or a
+// string. JSON is decoded once; the caller gets a copy of its own.
 func (v *Variation) Any() any {
-	switch v.typ {
-	case Boolean:
-		switch strings.Trim(v.value, " \t\r\n") {
-		case "true":
-			return true
-		case "false":
-			return false
-		}
-		return v.decode()
-	case JSON:
-		return v.decode()
-	case Number:
-		if v.isNum {
-			return v.number
-		}
+	if v.boxed != nil {
+		return v.boxed
 	}
-	return v.value
+	p := v.decoded.Load()
+	if p == nil {
+		p = new(any)
+		if json.Unmarshal([]byte(v.value), p) != nil {
+			*p = v.value // a number that is too large
+		}
+		v.decoded.Store(p)
+	}
+	return clone(*p)
 }
 
-func (v *Variation) decode() any {
-	var out any
-	if json.Unmarshal([]byte(v.value), &out) != nil {
-		return v.value
+func clone(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, x := range v {
+			out[k] = clone(x)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, x := range v {
+			out[i] = clone(x)
+		}
+		return out
 	}
-	return out
+	return v
 }
+
+// Shared returns what was last kept with Share, or nil.
+func (v *Variation) Shared() any {
+	if p := v.shared.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Share keeps what v was decoded to for later calls. Nobody may modify it.
+func (v *Variation) Share(decoded any) { v.shared.Store(&decoded) }
