@@ -27,6 +27,12 @@ type Peer struct {
 	// NoEvents: the SDK has no events to switch on.
 	NoEvents bool
 
+	// NoDefault: the SDK's calls take no default, and an unknown flag is false.
+	NoDefault bool
+
+	// NoLoad: the SDK reads no document, so that there is no load to measure.
+	NoLoad bool
+
 	// Note says what a reader of the tables must know. One sentence, or empty.
 	Note string
 }

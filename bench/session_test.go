@@ -32,8 +32,8 @@ func TestPeersAgree(t *testing.T) {
 						continue
 					}
 					key := Question(c)
-					if !s.Bool(key, c == Missing) {
-						t.Errorf("%s: false, want true", key)
+					if want := !(c == Missing && p.NoDefault); s.Bool(key, c == Missing) != want {
+						t.Errorf("%s: not %v", key, want)
 					}
 				}
 				if got := s.All(); got < n*(len(kinds)-len(p.Lacks))/len(kinds)-len(kinds) {
