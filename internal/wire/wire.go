@@ -72,6 +72,15 @@ type payload struct {
 // be reused. Broken JSON gives a *SyntaxError, anything else that is no
 // data-sync document an error that wraps ErrNotDataSync and says why.
 func Parse(text []byte) (DataSync, error) {
+	if d, _, ok := Scan(text, ""); ok {
+		d.copied()
+		return d, nil
+	}
+	return Decode(text)
+}
+
+// Decode is Parse by the means of encoding/json, for documents of every kind.
+func Decode(text []byte) (DataSync, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return DataSync{}, fmt.Errorf("%w: the document is empty", ErrNotDataSync)
 	}
@@ -85,11 +94,19 @@ func Parse(text []byte) (DataSync, error) {
 	if doc.Data == nil {
 		return DataSync{}, fmt.Errorf("%w: no data member", ErrNotDataSync)
 	}
-	return ParsePayload(*doc.Data)
+	return decodePayload(*doc.Data)
 }
 
-// ParsePayload decodes the data member of a data-sync document.
+// ParsePayload decodes the data member of a data-sync document, as Parse does.
 func ParsePayload(text []byte) (DataSync, error) {
+	if d, ok := scanPayload(text); ok {
+		d.copied()
+		return d, nil
+	}
+	return decodePayload(text)
+}
+
+func decodePayload(text []byte) (DataSync, error) {
 	var p payload
 	if err := json.Unmarshal(text, &p); err != nil {
 		return DataSync{}, Locate(text, err)
@@ -110,7 +127,7 @@ func ParsePayload(text []byte) (DataSync, error) {
 
 func (d *DataSync) add(kind store.Kind, list []json.RawMessage) {
 	for i, raw := range list {
-		it, err := ParseItem(kind, raw)
+		it, err := decodeItem(kind, raw)
 		if err != nil {
 			d.Skipped = append(d.Skipped, fmt.Errorf("%s number %d: %w", kind, i+1, err))
 			continue
@@ -131,6 +148,13 @@ type head struct {
 // ParseItem reads one flag or segment. It keeps raw as the item's Data. An
 // updatedAt that is missing or unreadable gives version 0.
 func ParseItem(kind store.Kind, raw []byte) (store.Item, error) {
+	if it, ok := scanItem(kind, raw); ok {
+		return it, nil
+	}
+	return decodeItem(kind, raw)
+}
+
+func decodeItem(kind store.Kind, raw []byte) (store.Item, error) {
 	var h head
 	if err := json.Unmarshal(raw, &h); err != nil {
 		return store.Item{}, errors.New(InWords(err))

@@ -172,14 +172,14 @@ func extrasOf(items []store.Item) extras {
 // parse reads a document. The errors in skipped are of single items that cannot
 // be used; the others are unaffected. Errors say where in the file they are.
 func parse(s source) (c content, skipped []error, err error) {
-	doc, ok := scan(s.json)
-	if !ok {
-		if doc, err = decode(s.json); err != nil {
+	doc, extra, ok := wire.Scan(s.json, "flagstead")
+	if !ok || doc.EventType != wire.Full {
+		if doc, extra, err = decode(s.json); err != nil {
 			return content{}, nil, s.placed(err)
 		}
 	}
 	s.placeSkipped(doc.Skipped)
-	odd, err := parseExtras(doc.extras)
+	odd, err := parseExtras(extra)
 	if err != nil {
 		return content{}, nil, s.placed(err)
 	}
@@ -193,22 +193,21 @@ func parse(s source) (c content, skipped []error, err error) {
 	return c, doc.Skipped, nil
 }
 
-// decode is scan for documents of all kinds, and says what is wrong with them.
-func decode(text []byte) (scanned, error) {
-	doc, err := wire.Parse(text)
-	if err != nil {
-		return scanned{}, err
+// decode is wire.Scan for documents of all kinds, and says what is wrong with them.
+func decode(text []byte) (doc wire.DataSync, extra []byte, err error) {
+	if doc, err = wire.Decode(text); err != nil {
+		return doc, nil, err
 	}
 	if doc.EventType != wire.Full {
-		return scanned{}, fmt.Errorf("%w: eventType is %q, but a file holds the whole state: %q", wire.ErrNotDataSync, doc.EventType, wire.Full)
+		return doc, nil, fmt.Errorf("%w: eventType is %q, but a file holds the whole state: %q", wire.ErrNotDataSync, doc.EventType, wire.Full)
 	}
 	var more struct {
 		Flagstead json.RawMessage `json:"flagstead"`
 	}
 	if err := json.Unmarshal(text, &more); err != nil {
-		return scanned{}, wire.Locate(text, err)
+		return doc, nil, wire.Locate(text, err)
 	}
-	return scanned{doc, more.Flagstead}, nil
+	return doc, more.Flagstead, nil
 }
 
 func parseExtras(text []byte) ([]store.Item, error) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/flagstead/flagstead/internal/wire"
 	"github.com/flagstead/flagstead/store"
 )
 
@@ -63,11 +64,11 @@ func FuzzScan(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		got, ok := scan(text)
-		if !ok {
+		got, extra, ok := wire.Scan(text, "flagstead")
+		if !ok || got.EventType != wire.Full {
 			return
 		}
-		want, err := decode(text)
+		want, wantExtra, err := decode(text)
 		if err != nil {
 			t.Fatalf("scan takes what decode refuses: %v", err)
 		}
@@ -75,8 +76,8 @@ func FuzzScan(f *testing.F) {
 		if !slices.EqualFunc(got.Items, want.Items, equal) || len(got.Skipped) != len(want.Skipped) {
 			t.Fatalf("scan = %v, decode = %v", got, want)
 		}
-		if string(got.extras) != string(want.extras) {
-			t.Fatalf("scan finds extras %s, decode %s", got.extras, want.extras)
+		if string(extra) != string(wantExtra) {
+			t.Fatalf("scan finds extras %s, decode %s", extra, wantExtra)
 		}
 	})
 }
