@@ -11,7 +11,7 @@ EVENTS ?= 1000000
 # How long to inject faults.
 TORTURE ?= 40s
 
-.PHONY: build demo test e2e check bench bench-relay events fmt lint fuzz redis chromium torture
+.PHONY: build demo test e2e check bench bench-parts bench-relay events fmt lint fuzz redis chromium torture
 
 build: ## the flagstead binary, in bin/
 	$(GO) build -trimpath -o bin/flagstead ./cmd/flagstead
@@ -39,6 +39,7 @@ lint:
 	$(GO) vet ./...
 	$(GO) vet -tags e2e ./internal/e2e
 	$(GO) run $(STATICCHECK) ./...
+	cd bench && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 
 fuzz: ## each fuzz target for FUZZTIME
 	$(GO) test -run '^$$' -fuzz '^FuzzEvaluate$$' -fuzztime $(FUZZTIME) ./internal/flags
@@ -63,6 +64,7 @@ events: ## EVENTS events through a relay while FeatBit flaps and the relay dies:
 check: redis lint ## what continuous integration runs
 	$(GO) test -race ./...
 	$(GO) test -run Allocs ./internal/flags ./internal/insight ./sdk
+	cd bench && $(GO) test ./...
 	$(MAKE) fuzz
 	$(MAKE) torture
 	$(MAKE) e2e
@@ -70,8 +72,11 @@ check: redis lint ## what continuous integration runs
 	$(MAKE) demo STORE=redis
 	$(MAKE) demo STORE=file
 
-bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/flags ./internal/insight ./sdk
+bench: redis ## Flagstead beside other SDKs and beside a bare loop; writes docs/benchmarks.md and its chart
+	cd bench && $(GO) run ./report
+
+bench-parts: redis ## the benchmarks of single packages
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/flags ./internal/insight ./internal/wire ./sdk
 	$(GO) test -run '^$$' -bench . -benchtime 100x ./store/redis ./store/bolt ./store/file
 	$(GO) test -v -count=1 -run 'TestCost|TestPushLatency' ./store/redis
 

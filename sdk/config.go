@@ -406,6 +406,7 @@ func (p *plan) httpClient() *http.Client {
 // bootstrap returns the items that the client starts with.
 func (p *plan) bootstrap() ([]store.Item, error) {
 	text := p.Bootstrap
+	p.Bootstrap = nil // nobody needs the text again, and it may be large
 	if p.BootstrapFile != "" {
 		var err error
 		if text, err = readFile(p.BootstrapFile); err != nil {
