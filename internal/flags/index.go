@@ -1,13 +1,5 @@
 package flags
 
-import "hash/maphash"
-
-// seed makes the hashes of each process different, so that nobody can choose keys
-// that collide.
-var seed = maphash.MakeSeed()
-
-func hashOf(text string) uint64 { return maphash.String(seed, text) }
-
 // An index finds texts in a list that never changes. It does what a map does with
 // less work: nothing is ever inserted, and the hash of a user's key is there already.
 type index struct {

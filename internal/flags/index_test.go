@@ -3,6 +3,8 @@ package flags
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -90,4 +92,32 @@ func TestDirectory(t *testing.T) {
 	}
 	check(d, before)
 	check(after, want)
+}
+
+// TestHashesSpread: texts that are alike, of every length, share neither hashes nor,
+// more than chance has it, their first or last bits.
+func TestHashesSpread(t *testing.T) {
+	seen := map[uint64]string{}
+	var first, last [64]int
+	n := 0
+	for _, prefix := range []string{"", "a", "ab", "flag", "feature", "boolean-", "a-rather-long-flag-key", strings.Repeat("k", 64)} {
+		for i := range 5000 {
+			text := prefix + strconv.Itoa(i)
+			h := hashOf(text)
+			if other, ok := seen[h]; ok && other != text {
+				t.Fatalf("%q and %q have one hash", text, other)
+			}
+			seen[h] = text
+			first[h>>58]++
+			last[h&63]++
+			n++
+		}
+	}
+	for i := range 64 {
+		for _, got := range []int{first[i], last[i]} {
+			if want := n / 64; got < want*3/4 || got > want*5/4 {
+				t.Errorf("%d of %d hashes in the place %d, want about %d", got, n, i, want)
+			}
+		}
+	}
 }
