@@ -23,7 +23,7 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	rounds := flag.Int("rounds", 6, "how often each SDK is measured")
+	rounds := flag.Int("rounds", 12, "how often each SDK is measured")
 	out := flag.String("o", "../docs", "directory of the page and the chart")
 	flag.Parse()
 	if err := run(*rounds, *out); err != nil {

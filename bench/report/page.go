@@ -116,7 +116,7 @@ func (p *page) markdown() []byte {
 	line("(bench/floor.go). With events, every SDK delivers to a transport that takes everything.\n")
 	head("SDK", "version", "remark")
 	for _, o := range bench.Peers() {
-		row(o.Title, cmp.Or(o.Version(), "this repository"), o.Note)
+		row(o.Title, cmp.Or(strings.TrimPrefix(o.Version(), "v0.0.0"), "this repository"), o.Note) // v0.0.0: replaced by it
 	}
 	line("\nSDKs that cannot be had as plain Go modules from a module proxy, or that only ask a server, are not here.\n")
 
@@ -201,7 +201,7 @@ func (p *page) markdown() []byte {
 			row(store, n, duration(bare), duration(ours), ratio(ours, bare))
 		}
 	}
-	line("\nOnce they are loaded, one evaluation of flags in Redis takes %s.", duration(p.get(ns, "Stores/peer=flagstead/store=redis")))
+	line("\nOnce they are loaded, it does not matter where they live: one evaluation of such a flag in Redis, of 16 rules, takes %s.", duration(p.get(ns, "Stores/peer=flagstead/store=redis")))
 	return b.Bytes()
 }
 
