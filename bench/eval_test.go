@@ -15,8 +15,7 @@ func onOff(events bool) string {
 	return "off"
 }
 
-// BenchmarkEval evaluates one flag again and again, among 1,000, in one goroutine
-// and in one per processor.
+// BenchmarkEval evaluates one flag again and again, among 1,000.
 func BenchmarkEval(b *testing.B) {
 	for _, p := range Peers() {
 		for _, events := range []bool{false, true} {
@@ -38,20 +37,10 @@ func BenchmarkEval(b *testing.B) {
 func evalCase(b *testing.B, s Session, c Case) {
 	key := Question(c)
 	s.Bool(key, true) // compiles, where that is done on first use
-	b.Run("callers=one", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			s.Bool(key, true)
-		}
-	})
-	b.Run("callers=all", func(b *testing.B) {
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
-			for pb.Next() {
-				s.Bool(key, true)
-			}
-		})
-	})
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Bool(key, true)
+	}
 }
 
 // BenchmarkAll evaluates 1,000 flags for one user.

@@ -50,6 +50,9 @@ func run(rounds int, out string) error {
 		log.Printf("round %d of %d, %s", i+1, rounds, time.Since(began).Round(time.Second))
 		for _, p := range bench.Peers() {
 			jobs := [][2]string{{"Eval/peer=" + p.Name + "/", "40ms"}, {"All/peer=" + p.Name + "$", "40ms"}}
+			if p.Name == "floor" || p.Name == "flagstead" {
+				jobs = append(jobs, [2]string{"Scale/peer=" + p.Name + "/", "20x"})
+			}
 			if !p.NoLoad {
 				jobs = append(jobs, [2]string{"Load/peer=" + p.Name + "$", "2x"})
 				if i < 2 {
@@ -66,7 +69,7 @@ func run(rounds int, out string) error {
 		if i < 2 {
 			starts = "Start/"
 		}
-		for _, job := range [][2]string{{starts, "2x"}, {"Stores/", "40ms"}} {
+		for _, job := range [][2]string{{starts, "2x"}, {"Stores/", "40ms"}, {"Ratio/", "40x"}} {
 			if err := r.measure(binary, job[0], job[1]); err != nil {
 				return err
 			}

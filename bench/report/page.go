@@ -21,8 +21,8 @@ type page struct {
 
 const ns = "sec/op"
 
-func (p *page) eval(peer string, events, c, callers string) figure {
-	return p.get(ns, "Eval/peer=%s/events=%s/case=%s/callers=%s", peer, events, c, callers)
+func (p *page) eval(peer string, events, c string) figure {
+	return p.get(ns, "Eval/peer=%s/events=%s/case=%s", peer, events, c)
 }
 
 // others are the peers that are SDKs of others.
@@ -82,7 +82,7 @@ func (p *page) verdicts() (lines []string) {
 	}
 	for _, events := range []string{"off", "on"} {
 		for _, c := range bench.Cases {
-			say(fmt.Sprintf("%s, events %s", c, events), func(o bench.Peer) figure { return p.eval(o.Name, events, string(c), "one") }, p.eval("flagstead", events, string(c), "one"))
+			say(fmt.Sprintf("%s, events %s", c, events), func(o bench.Peer) figure { return p.eval(o.Name, events, string(c)) }, p.eval("flagstead", events, string(c)))
 		}
 	}
 	one := func(name, unit, what string) {
@@ -126,7 +126,8 @@ func (p *page) markdown() []byte {
 	}
 	for _, events := range []string{"off", "on"} {
 		line("\n## One evaluation, events %s\n", events)
-		line("One flag of 1,000 again and again, by one caller.\n")
+		line("One flag of 1,000 again and again, by one caller. What Flagstead takes to the bare loop is the median of")
+		line("pairs of short runs in one process, because the speed of a shared machine changes from second to second.\n")
 		cells := []string{"flag"}
 		for _, o := range bench.Peers() {
 			cells = append(cells, o.Title)
@@ -135,21 +136,23 @@ func (p *page) markdown() []byte {
 		for _, c := range bench.Cases {
 			cells := []string{string(c)}
 			for _, o := range bench.Peers() {
-				cells = append(cells, duration(p.eval(o.Name, events, string(c), "one")))
+				cells = append(cells, duration(p.eval(o.Name, events, string(c))))
 			}
-			ours := p.eval("flagstead", events, string(c), "one")
-			_, other := best(func(o bench.Peer) figure { return p.eval(o.Name, events, string(c), "one") })
-			row(append(cells, ratio(ours, p.eval("floor", events, string(c), "one")), ratio(other, ours))...)
+			ours := p.eval("flagstead", events, string(c))
+			_, other := best(func(o bench.Peer) figure { return p.eval(o.Name, events, string(c)) })
+			bare := p.get("times", "Ratio/events=%s/case=%s", events, c)
+			row(append(cells, fmt.Sprintf("%.2f ±%.0f%%", bare.mid, bare.spread()), ratio(other, ours))...)
 		}
 	}
 	line("\n## All processors\n")
-	line("How many times as many evaluations per second all processors do as one does.\n")
+	line("How many times as many evaluations per second all processors do as one does; short runs of both in turn.\n")
 	head("flag", "bare loop, events off", "on", "Flagstead, events off", "on")
 	for _, c := range bench.Cases {
 		cells := []string{string(c)}
 		for _, peer := range []string{"floor", "flagstead"} {
 			for _, events := range []string{"off", "on"} {
-				cells = append(cells, ratio(p.eval(peer, events, string(c), "one"), p.eval(peer, events, string(c), "all")))
+				f := p.get("times", "Scale/peer=%s/events=%s/case=%s", peer, events, c)
+				cells = append(cells, fmt.Sprintf("%.2f ±%.0f%%", f.mid, f.spread()))
 			}
 		}
 		row(cells...)
@@ -161,7 +164,7 @@ func (p *page) markdown() []byte {
 		for _, events := range []string{"off", "on"} {
 			most := figure{}
 			for _, c := range bench.Cases {
-				if f := p.get("allocs/op", "Eval/peer=%s/events=%s/case=%s/callers=one", o.Name, events, c); f.ok && (!most.ok || f.mid > most.mid) {
+				if f := p.get("allocs/op", "Eval/peer=%s/events=%s/case=%s", o.Name, events, c); f.ok && (!most.ok || f.mid > most.mid) {
 					most = f
 				}
 			}
@@ -223,7 +226,7 @@ func (p *page) chart() []byte {
 	lo, hi := math.Inf(1), 0.0
 	for _, o := range shown {
 		for _, c := range bench.Cases {
-			if f := p.eval(o.Name, "on", string(c), "one"); f.ok {
+			if f := p.eval(o.Name, "on", string(c)); f.ok {
 				lo, hi = min(lo, f.mid), max(hi, f.mid)
 			}
 		}
@@ -246,7 +249,7 @@ func (p *page) chart() []byte {
 	for _, c := range bench.Cases {
 		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-8, y+len(shown)*bar/2+4, c)
 		for i, o := range shown {
-			if f := p.eval(o.Name, "on", string(c), "one"); f.ok {
+			if f := p.eval(o.Name, "on", string(c)); f.ok {
 				fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d" font-size="8">%s</text>`+"\n",
 					left, y, max(x(f.mid)-left, 1), bar-1, colours[i%len(colours)], x(f.mid)+4, y+bar-2, short(f.mid))
 			}

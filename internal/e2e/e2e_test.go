@@ -202,7 +202,7 @@ func evaluate(t *testing.T, items []store.Item, pairs []pair, node *nodeClient, 
 			}
 			res := set.Evaluate(p.Flag, plain)
 			if res.Reason.IsError() {
-				t.Errorf("%s: the evaluator says %q (%v)", where, res.Reason, res.Err)
+				t.Errorf("%s: the evaluator says %q (%v)", where, res.Reason, res.Err())
 				continue
 			}
 			u, err := sdk.ParseUser(p.User.text())

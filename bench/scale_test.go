@@ -1,0 +1,101 @@
+package bench
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// BenchmarkScale reports how many times as many evaluations all processors do together
+// as one does. Short runs of the one and of the other alternate, because the speed of a
+// shared machine changes from second to second; the figure is the median of the pairs.
+func BenchmarkScale(b *testing.B) {
+	for _, p := range Peers() {
+		if p.Name != "floor" && p.Name != "flagstead" {
+			continue
+		}
+		for _, events := range []bool{false, true} {
+			b.Run(fmt.Sprintf("peer=%s/events=%s", p.Name, onOff(events)), func(b *testing.B) {
+				s := open(b, p, 1000, events)
+				for _, c := range Cases {
+					b.Run("case="+string(c), func(b *testing.B) {
+						key := Question(c)
+						s.Bool(key, true)
+						var pairs []float64
+						for b.Loop() {
+							pairs = append(pairs, scale(s, key))
+						}
+						slices.Sort(pairs)
+						b.ReportMetric(pairs[len(pairs)/2], "times")
+					})
+				}
+			})
+		}
+	}
+}
+
+// scale compares one caller with one per processor, a millisecond or so each.
+func scale(s Session, key string) float64 {
+	const calls = 20_000
+	run := func() {
+		for range calls {
+			s.Bool(key, true)
+		}
+	}
+	n := runtime.GOMAXPROCS(0)
+	began := time.Now()
+	run()
+	one := time.Since(began)
+	var ready, done sync.WaitGroup
+	start := make(chan struct{})
+	ready.Add(n)
+	for range n {
+		done.Go(func() {
+			ready.Done()
+			<-start
+			run()
+		})
+	}
+	ready.Wait()
+	began = time.Now()
+	close(start)
+	done.Wait()
+	return float64(n) * float64(one) / float64(time.Since(began))
+}
+
+// BenchmarkRatio reports how many times as long Flagstead takes as the bare loop, in
+// pairs of short runs, too.
+func BenchmarkRatio(b *testing.B) {
+	of := map[string]Peer{}
+	for _, p := range Peers() {
+		of[p.Name] = p
+	}
+	for _, events := range []bool{false, true} {
+		b.Run("events="+onOff(events), func(b *testing.B) {
+			bare, ours := open(b, of["floor"], 1000, events), open(b, of["flagstead"], 1000, events)
+			for _, c := range Cases {
+				b.Run("case="+string(c), func(b *testing.B) {
+					key := Question(c)
+					ours.Bool(key, true)
+					run := func(s Session) float64 {
+						const calls = 10_000
+						began := time.Now()
+						for range calls {
+							s.Bool(key, true)
+						}
+						return float64(time.Since(began))
+					}
+					var pairs []float64
+					for b.Loop() {
+						pairs = append(pairs, run(ours)/run(bare))
+					}
+					slices.Sort(pairs)
+					b.ReportMetric(pairs[len(pairs)/2], "times")
+				})
+			}
+		})
+	}
+}
