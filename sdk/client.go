@@ -331,9 +331,9 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 		c.serve()
 		c.mu.Unlock()
 	}
-	// Before ready is announced: to a listener that was added afterwards the
-	// first flags are no change.
-	c.listener.notify(old, next, changes)
+	if old != nil {
+		c.listener.notify(old, next, changes)
+	}
 	c.update(func() {
 		if c.rev != snap.Rev {
 			c.revAt = time.Now()
@@ -352,6 +352,10 @@ func (c *Client) follow(snap store.Snapshot, err error) {
 		}
 	})
 	if old == nil {
+		// The first flags are served now, which is what listeners compare with what
+		// they had. It is not announced yet that they are there: to a listener that was
+		// added afterwards they are no change.
+		c.listener.notify(old, next, changes)
 		close(c.ready)
 	}
 	select {

@@ -51,7 +51,7 @@ func run(rounds int, out string) error {
 		for _, p := range bench.Peers() {
 			jobs := [][2]string{{"Eval/peer=" + p.Name + "/", "40ms"}, {"All/peer=" + p.Name + "$", "40ms"}}
 			if p.Name == "floor" || p.Name == "flagstead" {
-				jobs = append(jobs, [2]string{"Scale/peer=" + p.Name + "/", "20x"})
+				jobs = append(jobs, [2]string{"Scale/peer=" + p.Name + "/", "60x"})
 			}
 			if !p.NoLoad {
 				jobs = append(jobs, [2]string{"Load/peer=" + p.Name + "$", "2x"})

@@ -145,7 +145,7 @@ func (p *page) markdown() []byte {
 		}
 	}
 	line("\n## All processors\n")
-	line("How many times as many evaluations per second all processors do as one does; short runs of both in turn.\n")
+	line("How many times as many evaluations per second all processors do as one does; short runs of both in turn, of which the fastest count.\n")
 	head("flag", "bare loop, events off", "on", "Flagstead, events off", "on")
 	for _, c := range bench.Cases {
 		cells := []string{string(c)}
