@@ -72,10 +72,9 @@ func newDirectory(n int) edition {
 	if n > shardFill {
 		size = 1 << bits.Len(uint((n-1)/shardFill))
 	}
-	all := make([]shard, size)
 	ed := edition{directory: directory{shards: make([]*shard, size)}}
-	for i := range all {
-		ed.shards[i] = &all[i]
+	for i := range ed.shards {
+		ed.shards[i] = new(shard) // each by itself, so that one that is replaced is let go
 	}
 	return ed
 }

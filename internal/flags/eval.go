@@ -77,11 +77,9 @@ func (s *Set) Serve(key string, u *User) (*Flag, *Variation, Why) {
 	if e == nil {
 		return nil, nil, Why(FlagNotFound)
 	}
-	f := e.compiled.Load()
-	if f == nil {
-		if f = e.compile(s); f == nil {
-			return nil, nil, Why(FlagNotFound)
-		}
+	f := e.flag(s)
+	if f == nil { // archived
+		return nil, nil, Why(FlagNotFound)
 	}
 	v, how := s.serve(f, u)
 	return f, v, how

@@ -2,10 +2,12 @@ package flags
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestIndex: an index finds what a search in its list finds.
@@ -118,6 +120,69 @@ func TestHashesSpread(t *testing.T) {
 			if want := n / 64; got < want*3/4 || got > want*5/4 {
 				t.Errorf("%d of %d hashes in the place %d, want about %d", got, n, i, want)
 			}
+		}
+	}
+}
+
+// TestReplacedFlagsAreLetGo: a set of 1,000 flags does not hold on to what was replaced.
+func TestReplacedFlagsAreLetGo(t *testing.T) {
+	items := make([]Source, 1000)
+	for i := range items {
+		items[i] = Source{Key: fmt.Sprint("flag-", i), Version: 1, Data: []byte(fmt.Sprintf(`{"key":"flag-%d"}`, i))}
+	}
+	gone := make(chan struct{})
+	runtime.AddCleanup(&items[7].Data[0], func(int) { close(gone) }, 0)
+	set, _ := new(Set).Apply(true, items)
+	items = nil
+	set, changes := set.Apply(false, []Source{{Key: "flag-7", Version: 2, Data: []byte(`{"key":"flag-7","name":"new"}`)}})
+	if !slices.Equal(changes.Flags, []string{"flag-7"}) {
+		t.Fatalf("changed: %v", changes.Flags)
+	}
+	deadline := time.After(10 * time.Second)
+	for {
+		runtime.GC()
+		select {
+		case <-gone:
+			if f := set.Flag("flag-7"); f == nil || f.Version() != 2 {
+				t.Error("the new one is not there")
+			}
+			return
+		case <-deadline:
+			t.Fatal("the old one is held")
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// TestOrderIsKept: all flags come in the order of their keys, also after patches to a set
+// whose order was asked for.
+func TestOrderIsKept(t *testing.T) {
+	u := user(t, "ann")
+	set := new(Set)
+	flag := func(key string, version int64, archived bool) Source {
+		return Source{Key: key, Version: version, Archived: archived, Data: []byte(`{"key":"` + key + `"}`)}
+	}
+	for i, step := range []struct {
+		full  bool
+		items []Source
+		want  string
+	}{
+		{true, []Source{flag("c", 1, false), flag("a", 1, false), flag("z", 1, true)}, "a1 c1"},
+		{false, []Source{flag("b", 1, false), flag("c", 2, false)}, "a1 b1 c2"},
+		{false, []Source{flag("a", 2, true), flag("z", 2, false)}, "b1 c2 z2"},
+		{false, []Source{flag("y", 1, true)}, "b1 c2 z2"},
+		{true, []Source{flag("c", 2, false)}, "c2"},
+	} {
+		set, _ = set.Apply(step.full, step.items)
+		var got []string
+		for f, res := range set.All(u) {
+			got = append(got, fmt.Sprint(f.Key(), f.Version()))
+			if res.Flag != f {
+				t.Errorf("step %d: the result of %s is another flag's", i, f.Key())
+			}
+		}
+		if strings.Join(got, " ") != step.want {
+			t.Errorf("step %d: %v, want %s", i, got, step.want)
 		}
 	}
 }

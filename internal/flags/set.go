@@ -256,16 +256,6 @@ func (s *Set) Flag(key string) *Flag {
 	return nil
 }
 
-// Keys returns the keys of all flags that are not archived, sorted.
-func (s *Set) Keys() []string {
-	list := s.list()
-	keys := make([]string, len(list))
-	for i, e := range list {
-		keys[i] = e.src.Key
-	}
-	return keys
-}
-
 // All iterates over the evaluations of every flag that is not archived, ordered by
 // key.
 func (s *Set) All(u *User) iter.Seq2[*Flag, Result] {
