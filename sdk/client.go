@@ -37,8 +37,6 @@ type Client struct {
 	sourceState atomic.Uint32 // Status.Source
 	withheld    atomic.Bool   // the flags are too old to be evaluated
 
-	defaults bool // Config.Defaults has some
-
 	plan     *plan
 	own      *memory.Store // nil if Config has a Store
 	cancel   context.CancelFunc
@@ -99,7 +97,6 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		plan:     p,
-		defaults: len(p.defaults) > 0,
 		stopped:  make(chan struct{}),
 		closed:   make(chan struct{}),
 		ready:    make(chan struct{}),

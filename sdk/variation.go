@@ -80,10 +80,13 @@ func typed[T any](s Snapshot, key string, u *User, def T, convert func(*flags.Va
 	return fallback(s, key, def, convert), res
 }
 
+// hasDefaults reports whether there are any of Config.Defaults.
+func (s Snapshot) hasDefaults() bool { return s.client != nil && len(s.client.plan.defaults) > 0 }
+
 // fallback returns the default of Config.Defaults, if there is one of the type
 // asked for, else the caller's.
 func fallback[T any](s Snapshot, key string, def T, convert func(*flags.Variation) (T, bool)) T {
-	if s.client != nil {
+	if s.hasDefaults() {
 		if d := s.client.plan.defaults[key]; d != nil {
 			if value, ok := convert(d); ok {
 				return value
@@ -110,7 +113,7 @@ func (s Snapshot) Bool(key string, u *User, def bool) bool {
 			}
 		}
 	}
-	if s.client == nil || !s.client.defaults {
+	if !s.hasDefaults() {
 		return def
 	}
 	return fallback(s, key, def, (*flags.Variation).Bool)
@@ -141,7 +144,7 @@ func (s Snapshot) String(key string, u *User, def string) string {
 			return v.Text()
 		}
 	}
-	if s.client == nil || !s.client.defaults {
+	if !s.hasDefaults() {
 		return def
 	}
 	return fallback(s, key, def, toText)
@@ -173,7 +176,7 @@ func (s Snapshot) Int(key string, u *User, def int) int {
 			}
 		}
 	}
-	if s.client == nil || !s.client.defaults {
+	if !s.hasDefaults() {
 		return def
 	}
 	return fallback(s, key, def, toInt)
@@ -206,7 +209,7 @@ func (s Snapshot) Float64(key string, u *User, def float64) float64 {
 			}
 		}
 	}
-	if s.client == nil || !s.client.defaults {
+	if !s.hasDefaults() {
 		return def
 	}
 	return fallback(s, key, def, (*flags.Variation).Float)
@@ -250,8 +253,8 @@ func (s Snapshot) VariationDetail(key string, u *User, def any) Detail[any] {
 // JSON returns the value of a json flag, decoded into a T by encoding/json, or
 // def if the flag cannot be evaluated or its value does not fit. The caller owns the
 // result. A T without pointers, such as a struct of texts and numbers, is decoded once
-// and copied, and so is the JSON of an any or a map[string]any; other types are decoded
-// by each call.
+// and copied, while no other such type is asked for in between; and so is the JSON of an
+// any or a map[string]any. Other types are decoded by each call.
 func JSON[T any](from Evaluator, key string, u *User, def T) T {
 	return JSONDetail(from, key, u, def).Value
 }
