@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -381,6 +382,40 @@ func TestFlushDelaysNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, p, Stats{Recorded: 101, Delivered: 101})
+}
+
+// TestEarlyCollectionsHaveAPause: what fills the buffers again at once has to wait.
+func TestEarlyCollectionsHaveAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(Config{Capacity: 100, Interval: time.Hour, Send: func(context.Context, []Entry) error { return nil }})
+		u, res := evaluation(t)
+		record := func(delivered uint64) {
+			t.Helper()
+			for range 80 {
+				p.Evaluation(u, res.Flag, res.Variation, res.Why())
+			}
+			synctest.Wait()
+			if st := p.Stats(); st.Delivered != delivered || st.Dropped != 0 {
+				t.Errorf("Stats() = %+v, want %d delivered", st, delivered)
+			}
+		}
+		synctest.Wait()
+		record(80)
+		record(80)
+		time.Sleep(earlyPause - 1)
+		synctest.Wait()
+		if st := p.Stats(); st.Delivered != 80 {
+			t.Errorf("Stats() = %+v, want the second 80 to wait", st)
+		}
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		if st := p.Stats(); st.Delivered != 160 {
+			t.Errorf("Stats() = %+v, want all 160", st)
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // TestOneCallerUsesAllOfTheCapacity: on a machine of many processors, too.
