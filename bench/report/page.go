@@ -49,6 +49,13 @@ func duration(f figure) string {
 	return fmt.Sprintf("%s ±%.0f%%", short(f.mid), f.spread())
 }
 
+func count(f figure) string {
+	if !f.ok {
+		return "–"
+	}
+	return fmt.Sprintf("%.0f", f.mid)
+}
+
 func short(sec float64) string {
 	switch {
 	case sec < 1e-6:
@@ -168,18 +175,14 @@ func (p *page) markdown() []byte {
 					most = f
 				}
 			}
-			if most.ok {
-				cells = append(cells, fmt.Sprintf("%.0f", most.mid))
-			} else {
-				cells = append(cells, "–")
-			}
+			cells = append(cells, count(most))
 		}
 		row(cells...)
 	}
 	line("\n## All of 1,000 flags for one user\n")
 	head("SDK", "time", "allocations")
 	for _, o := range bench.Peers() {
-		row(o.Title, duration(p.get(ns, "All/peer=%s", o.Name)), fmt.Sprintf("%.0f", p.get("allocs/op", "All/peer=%s", o.Name).mid))
+		row(o.Title, duration(p.get(ns, "All/peer=%s", o.Name)), count(p.get("allocs/op", "All/peer=%s", o.Name)))
 	}
 	line("\n## Load of 10,000 flags, and memory\n")
 	line("From the vendor's document in memory to the first right value. Memory per flag, document")
@@ -189,9 +192,9 @@ func (p *page) markdown() []byte {
 		if o.NoLoad {
 			continue
 		}
-		cells := []string{o.Title, duration(p.get(ns, "Load/peer=%s", o.Name)), fmt.Sprintf("%.0f", p.get("allocs/op", "Load/peer=%s", o.Name).mid)}
+		cells := []string{o.Title, duration(p.get(ns, "Load/peer=%s", o.Name)), count(p.get("allocs/op", "Load/peer=%s", o.Name))}
 		for _, unit := range []string{"docB/flag", "heapB/flag", "rssB/flag", "usedheapB/flag", "usedrssB/flag"} {
-			cells = append(cells, fmt.Sprintf("%.0f", p.get(unit, "Memory/peer=%s", o.Name).mid))
+			cells = append(cells, count(p.get(unit, "Memory/peer=%s", o.Name)))
 		}
 		row(cells...)
 	}
