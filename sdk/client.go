@@ -38,7 +38,7 @@ type Client struct {
 	withheld    atomic.Bool   // the flags are too old to be evaluated
 
 	plan     *plan
-	own      *memory.Store // nil if Config has a Store
+	own      *memory.Store // nil if Config has a Store, or is Offline
 	cancel   context.CancelFunc
 	life     context.Context // ends with Close
 	running  sync.WaitGroup
@@ -51,6 +51,9 @@ type Client struct {
 	applied  chan struct{} // capacity 1: rev moved
 
 	notify sync.Mutex // one call of OnStatus at a time
+
+	loading sync.Mutex // one load at a time, and guards loads
+	loads   int        // of an offline client without a Store
 
 	mu       sync.Mutex // guards what follows
 	status   Status
@@ -108,10 +111,16 @@ func New(cfg Config) (*Client, error) {
 		fresh:    freshness{began: time.Now()},
 	}
 	from := p.Store
-	if from == nil {
+	switch {
+	case from != nil:
+	case p.Offline:
+		if err := c.load(items); err != nil {
+			return nil, err
+		}
+	default:
 		c.own = memory.New()
 		from = c.own
-		if items != nil || p.Offline {
+		if items != nil {
 			if err := c.begin(items); err != nil {
 				return nil, fmt.Errorf("sdk: Bootstrap: %w", err)
 			}
@@ -176,7 +185,8 @@ func (c *Client) stream(st store.DataStore) (DataSource, error) {
 	return func(ctx context.Context, _ DataStore, _ func(State, error)) error { return s.Run(ctx) }, nil
 }
 
-// start starts the client's goroutines, all of which Close waits for.
+// start starts the client's goroutines, all of which Close waits for. They follow from,
+// if that is not nil, and run, which fills it, likewise.
 func (c *Client) start(from store.Reader, run DataSource) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel, c.life = cancel, ctx
@@ -186,19 +196,21 @@ func (c *Client) start(from store.Reader, run DataSource) {
 	case c.plan.endpoint != "" || c.plan.outbox:
 		c.events = c.plan.pipeline()
 	}
-	c.running.Go(func() {
-		opts := c.plan.Follow
-		if run == nil {
-			opts.OnHeartbeat = c.heartbeat
-			if opts.HoldBack == 0 {
-				opts.HoldBack = 5 * time.Second
+	if from != nil {
+		c.running.Go(func() {
+			opts := c.plan.Follow
+			if run == nil {
+				opts.OnHeartbeat = c.heartbeat
+				if opts.HoldBack == 0 {
+					opts.HoldBack = 5 * time.Second
+				}
 			}
-		}
-		err := store.Follow(ctx, from, opts, c.follow)
-		if ctx.Err() == nil {
-			c.update(func() { c.storeErr = err })
-		}
-	})
+			err := store.Follow(ctx, from, opts, c.follow)
+			if ctx.Err() == nil {
+				c.update(func() { c.storeErr = err })
+			}
+		})
+	}
 	if run != nil || c.plan.Store != nil {
 		c.running.Go(func() { c.age(ctx) })
 	}
@@ -210,6 +222,7 @@ func (c *Client) start(from store.Reader, run DataSource) {
 		c.running.Go(func() { c.feed(ctx, from.(store.DataStore), run) })
 	}
 	go func() {
+		<-c.closed
 		c.running.Wait()
 		c.listener.close()
 		if c.own != nil {
@@ -297,7 +310,7 @@ func (c *Client) catchUp(ctx context.Context, from store.Reader) {
 // errFlushed says that a store that had flags is empty.
 var errFlushed = errors.New("the store is empty")
 
-// follow takes over what the store holds. It runs on one goroutine.
+// follow takes over what the store holds. It runs on one goroutine at a time.
 func (c *Client) follow(snap store.Snapshot, err error) {
 	old := c.newest()
 	switch {

@@ -1,11 +1,11 @@
 package sdk
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"github.com/flagstead/flagstead/internal/snapshot"
 	"github.com/flagstead/flagstead/store"
@@ -20,7 +20,7 @@ var ErrNotOffline = errors.New("sdk: only an offline client without a Store can 
 // document that cannot be used changes nothing. The error is [ErrNotOffline] if
 // the client has another source, or [ErrClosed].
 func (c *Client) LoadJSON(r io.Reader) error {
-	if !c.plan.Offline || c.own == nil {
+	if !c.plan.Offline || c.plan.Store != nil {
 		return ErrNotOffline
 	}
 	text, err := readAll(r)
@@ -31,33 +31,20 @@ func (c *Client) LoadJSON(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("sdk: LoadJSON: %w", err)
 	}
-	rev, err := c.own.Apply(context.Background(), store.Change{Full: true, Items: items})
-	for err == nil {
-		c.mu.Lock()
-		at, changed := c.rev, c.changed
-		c.mu.Unlock()
-		if at == rev {
-			return nil
-		}
-		// Somebody else may have loaded newer flags meanwhile.
-		var snap store.Snapshot
-		if snap, err = c.own.Load(context.Background(), rev); err != nil {
-			break
-		}
-		if snap.Rev != rev {
-			rev = snap.Rev
-			continue
-		}
-		select {
-		case <-changed:
-		case <-c.closed:
-			err = ErrClosed
-		}
+	return c.load(items)
+}
+
+// load makes items all flags of an offline client, which needs no store for them: nobody
+// else reads them, and nobody adds to them.
+func (c *Client) load(items []store.Item) error {
+	c.loading.Lock()
+	defer c.loading.Unlock()
+	if c.isClosed() {
+		return ErrClosed
 	}
-	if errors.Is(err, store.ErrClosed) {
-		err = ErrClosed
-	}
-	return err
+	c.loads++
+	c.follow(store.Snapshot{Rev: store.Rev(strconv.Itoa(c.loads)), Items: items}, nil)
+	return nil
 }
 
 // maxBootstrap bounds a bootstrap document.

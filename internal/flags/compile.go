@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 )
@@ -20,9 +21,8 @@ type Flag struct {
 	settledHow Why
 
 	enabled    bool
-	off        *Variation   // nil if disabledVariationId names no variation
-	targets    index        // user keys
-	targetTo   []*Variation // what each of them gets; nil: names no variation
+	off        *Variation // nil if disabledVariationId names no variation
+	targets    *targets   // nil: none
 	rules      []rule
 	fallback   *rollout // nil if the flag has no default rule
 	exptAll    bool     // exptIncludeAllTargets
@@ -32,6 +32,7 @@ type Flag struct {
 	options  []*Variation // in the order of the flag
 	segments []int32      // every segment that a condition names
 	err      *Fault       // the flag cannot be evaluated at all
+	sum      uint64       // of its JSON
 }
 
 // Key returns the flag's key.
@@ -89,7 +90,7 @@ type condition struct {
 	prop   property
 	text   string   // the condition's value
 	num    float64  // … as a number, rounded
-	set    index    // … as a list
+	set    *index   // … as a list; nil: an empty one
 	re     *pattern // nil if the pattern does not compile
 	segs   []int32  // … as a list of segments
 	null   bool     // the condition has no value
@@ -141,13 +142,23 @@ var segmentProperties = map[string]bool{ // value: negated
 	"User is not in segment": true,
 }
 
+// errTooLarge is of texts that 32 bits cannot count.
+var errTooLarge = errors.New("it has 4 GiB or more")
+
+func unmarshal(text []byte, v any) error {
+	if uint64(len(text)) > math.MaxUint32 {
+		return errTooLarge
+	}
+	return json.Unmarshal(text, v)
+}
+
 // compileFlag never fails: a flag that cannot be read gets an err, and every
 // evaluation of it says so.
-func compileFlag(src Source, syms *symbols) *Flag {
-	f := &Flag{key: src.Key, name: src.Key, version: src.Version}
+func compileFlag(key string, version int64, text []byte, syms *symbols) *Flag {
+	f := &Flag{key: key, name: key, version: version, sum: checksum(text)}
 	var w wireFlag
-	if err := json.Unmarshal(src.Data, &w); err != nil {
-		f.err = &Fault{fmt.Errorf("flag %q cannot be read: %w", src.Key, inWords(err))}
+	if err := unmarshal(text, &w); err != nil {
+		f.err = &Fault{fmt.Errorf("flag %q cannot be read: %w", key, inWords(err))}
 		return f
 	}
 	if w.Name.s != "" {
@@ -181,7 +192,7 @@ func compileFlag(src Source, syms *symbols) *Flag {
 		f.fallback = &r
 	}
 	if len(w.Variations) == 0 {
-		f.err = &Fault{fmt.Errorf("flag %q has no variations", src.Key)}
+		f.err = &Fault{fmt.Errorf("flag %q has no variations", key)}
 	}
 	f.settle()
 	return f
@@ -201,7 +212,7 @@ func (f *Flag) settle() {
 	switch r := f.fallback; {
 	case !f.enabled:
 		f.settled, f.settledHow = f.off, Why(Off)
-	case len(f.targetTo) == 0 && len(f.rules) == 0 && r != nil && r.settled:
+	case f.targets == nil && len(f.rules) == 0 && r != nil && r.settled:
 		f.settled, f.settledHow = r.slices[0].variation, Why(Fallthrough)|r.expt0
 	}
 }
@@ -224,23 +235,50 @@ type compiler struct {
 	variations map[string]*Variation
 }
 
+// targets are the users that a flag lists by their keys.
+type targets struct {
+	keys *index
+	to   []target
+}
+
+// A target is what some of the keys get.
+type target struct {
+	before    uint32     // number of the first key of the next target
+	variation *Variation // nil: names no variation
+}
+
+// find returns what a user gets, and whether the user is listed.
+func (t *targets) find(u *User) (v *Variation, ok bool) {
+	i := t.keys.findKey(u)
+	if i < 0 {
+		return nil, false
+	}
+	lo, hi := 0, len(t.to)-1
+	for lo < hi {
+		if mid := (lo + hi) / 2; uint32(i) < t.to[mid].before {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	return t.to[lo].variation, true
+}
+
 // targets builds one index of all targeted users: of several entries for one user
 // the first counts.
 func (c *compiler) targets(list []wireTarget) {
-	n := 0
+	var keys []string
+	var to []target
 	for _, t := range list {
-		n += len(t.KeyIDs)
-	}
-	if n == 0 {
-		return
-	}
-	keys, to := make([]string, 0, n), make([]*Variation, 0, n)
-	for _, t := range list {
-		for _, key := range t.KeyIDs {
-			keys, to = append(keys, key), append(to, c.variations[t.VariationID.s])
+		if len(t.KeyIDs) == 0 {
+			continue
 		}
+		keys = append(keys, t.KeyIDs...)
+		to = append(to, target{uint32(len(keys)), c.variations[t.VariationID.s]})
 	}
-	c.flag.targets, c.flag.targetTo = indexOf(keys), to
+	if len(keys) > 0 {
+		c.flag.targets = &targets{indexOf(keys), to}
+	}
 }
 
 func (c *compiler) rollout(w wireFallthrough) rollout {
@@ -317,17 +355,29 @@ func compileCondition(w wireCondition, syms *symbols) condition {
 
 // A segment is a compiled segment.
 type segment struct {
-	included, excluded index
+	included, excluded *index
 	listed             bool          // whoever is included is in it, and nobody else
 	rules              [][]condition // a nil rule has no conditions member and matches nobody
 	err                error
+	sum                uint64 // of its JSON
 }
 
-func compileSegment(src Source, syms *symbols) *segment {
-	s := &segment{}
+// segments returns the segments that the rules name.
+func (s *segment) segments() []int32 {
+	var ids []int32
+	for _, conditions := range s.rules {
+		for i := range conditions {
+			ids = append(ids, conditions[i].segs...)
+		}
+	}
+	return ids
+}
+
+func compileSegment(id string, text []byte, syms *symbols) *segment {
+	s := &segment{sum: checksum(text)}
 	var w wireSegment
-	if err := json.Unmarshal(src.Data, &w); err != nil {
-		s.err = fmt.Errorf("segment %q cannot be read: %w", src.Key, inWords(err))
+	if err := unmarshal(text, &w); err != nil {
+		s.err = fmt.Errorf("segment %q cannot be read: %w", id, inWords(err))
 		return s
 	}
 	s.included, s.excluded = indexOf(w.Included), indexOf(w.Excluded)

@@ -1,6 +1,7 @@
 package flags
 
 import (
+	"bytes"
 	"iter"
 	"math/bits"
 )
@@ -15,13 +16,8 @@ type directory struct {
 
 // A shard holds the entries whose hashes end alike.
 type shard struct {
-	slots [shardSlots]slot
-	n     int
-}
-
-type slot struct {
-	hash uint64
-	e    *entry // nil: nothing
+	tags    [shardSlots]uint8 // some bits of the hash of the entry there; 0: nothing
+	entries [shardSlots]*entry
 }
 
 const (
@@ -29,6 +25,10 @@ const (
 	shardFill  = 32 // entries of a shard on average at most
 	shardMost  = 56
 )
+
+// tagOf returns the tag of a hash, and slotOf the slot at which the search for it begins.
+func tagOf(hash uint64) uint8  { return uint8(hash>>50) | 1 }
+func slotOf(hash uint64) uint8 { return uint8(hash >> 58) }
 
 // find returns the entry with a key, or nil.
 func (d *directory) find(key string) *entry { return d.get(key, hashOf(key)) }
@@ -39,10 +39,15 @@ func (d *directory) get(key string, hash uint64) *entry {
 		return nil
 	}
 	sh := d.shards[hash&uint64(len(d.shards)-1)]
-	for at := hash >> 58; ; at++ {
-		s := &sh.slots[at%shardSlots]
-		if s.e == nil || s.hash == hash && s.e.src.Key == key {
-			return s.e
+	tag := tagOf(hash)
+	for at := slotOf(hash); ; at++ {
+		switch sh.tags[at%shardSlots] {
+		case 0:
+			return nil
+		case tag:
+			if e := sh.entries[at%shardSlots]; e.key == key {
+				return e
+			}
 		}
 	}
 }
@@ -51,8 +56,8 @@ func (d *directory) get(key string, hash uint64) *entry {
 func (d *directory) all() iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
 		for _, sh := range d.shards {
-			for i := range sh.slots {
-				if e := sh.slots[i].e; e != nil && !yield(e) {
+			for _, e := range sh.entries {
+				if e != nil && !yield(e) {
 					return
 				}
 			}
@@ -99,26 +104,26 @@ func (ed *edition) own(hash uint64) *shard {
 
 // put adds e, or puts it in the place of the entry with its key.
 func (ed *edition) put(e *entry) {
-	sh := ed.own(e.hash)
-	at := e.hash >> 58
-	for ; ; at++ {
-		s := &sh.slots[at%shardSlots]
-		if s.e == nil {
-			break
-		}
-		if s.hash == e.hash && s.e.src.Key == e.src.Key {
-			s.e = e
+	hash := hashOf(e.key)
+	sh := ed.own(hash)
+	at := slotOf(hash)
+	for ; sh.tags[at%shardSlots] != 0; at++ {
+		if sh.entries[at%shardSlots].key == e.key {
+			sh.entries[at%shardSlots] = e
 			return
 		}
 	}
-	if sh.n == shardMost {
+	if sh.len() == shardMost {
 		ed.grow()
 		ed.put(e)
 		return
 	}
-	sh.slots[at%shardSlots] = slot{e.hash, e}
-	sh.n++
+	sh.tags[at%shardSlots], sh.entries[at%shardSlots] = tagOf(hash), e
 	ed.n++
+}
+
+func (sh *shard) len() int {
+	return shardSlots - bytes.Count(sh.tags[:], []byte{0})
 }
 
 // grow doubles the number of shards, with room for what is there.

@@ -102,9 +102,9 @@ func (s *Set) evaluate(f *Flag, u *User) (*Variation, Why) {
 	if !f.enabled {
 		return served(f.off, Why(Off))
 	}
-	if len(f.targetTo) > 0 {
-		if i := f.targets.findKey(u); i >= 0 {
-			return served(f.targetTo[i], Why(TargetMatch)|f.targetExpt)
+	if f.targets != nil {
+		if v, ok := f.targets.find(u); ok {
+			return served(v, Why(TargetMatch)|f.targetExpt)
 		}
 	}
 	var n nesting

@@ -149,7 +149,7 @@ func TestRolloutEnd(t *testing.T) {
 
 func TestDuplicateKeys(t *testing.T) {
 	set, _ := new(Set).Apply(true, []Source{{Key: "f", Version: 2, Data: []byte("{}")}, {Key: "f", Version: 1, Data: []byte("[]")}})
-	if got := string(set.flags.find("f").src.Data); got != "{}" {
+	if got := string(*set.flags.find("f").text.Load()); got != "{}" {
 		t.Errorf("kept %s, want the item of the later version", got)
 	}
 }
@@ -294,7 +294,7 @@ func TestChanges(t *testing.T) {
 		t.Errorf("FlagsUsing = %v", got)
 	}
 	restored, ch := next.Apply(false, []Source{{Key: "b", Version: 0, Data: []byte(`{}`)}}) // what a store says, counts
-	if fmt.Sprint(ch) != "{[b] []}" || restored.flags.find("b").src.Version != 0 {
+	if fmt.Sprint(ch) != "{[b] []}" || restored.flags.find("b").version != 0 {
 		t.Errorf("restored: %v", ch)
 	}
 	again, ch := next.Apply(true, []Source{{Key: "b", Version: 1, Data: []byte(uses)}})

@@ -46,8 +46,7 @@ func TestDirectory(t *testing.T) {
 	want := map[string]*entry{}
 	var d directory
 	set := func(d directory, key string) directory {
-		e := &entry{src: Source{Key: key}}
-		e.hash = hashOf(key)
+		e := newEntry(&Source{Key: key})
 		want[key] = e
 		n := d.edit()
 		n.put(e)
@@ -60,8 +59,8 @@ func TestDirectory(t *testing.T) {
 		}
 		seen := 0
 		for e := range d.all() {
-			if seen++; want[e.src.Key] != e {
-				t.Fatalf("%s is not what was put", e.src.Key)
+			if seen++; want[e.key] != e {
+				t.Fatalf("%s is not what was put", e.key)
 			}
 		}
 		if seen != len(want) {

@@ -2,6 +2,7 @@ package flags
 
 import (
 	"bytes"
+	"hash/maphash"
 	"iter"
 	"slices"
 	"strings"
@@ -33,8 +34,51 @@ type Set struct {
 // by all sets in which the flag is the same.
 type entry struct {
 	compiled atomic.Pointer[Flag] // nil as well if it is archived
-	hash     uint64               // of the key
-	src      Source
+	item
+}
+
+// A segEntry is an entry of a segment.
+type segEntry struct {
+	compiled atomic.Pointer[segment] // nil as well if it is archived
+	item
+}
+
+// An item is what flags and segments have in common.
+type item struct {
+	text     atomic.Pointer[[]byte] // the JSON; nil once it is compiled, which takes less memory
+	key      string
+	version  int64
+	archived bool
+}
+
+func (it *item) init(src *Source) {
+	data := src.Data
+	it.text.Store(&data)
+	it.key, it.version, it.archived = src.Key, src.Version, src.Archived
+}
+
+// same reports whether the item was made of src. sum returns the checksum of its JSON,
+// and is asked for it once that is gone.
+func (it *item) same(src *Source, sum func() uint64) bool {
+	if it.version != src.Version || it.archived != src.Archived {
+		return false
+	}
+	if text := it.text.Load(); text != nil {
+		return bytes.Equal(*text, src.Data)
+	}
+	return sum() == checksum(src.Data)
+}
+
+// checksum returns a hash by which a flag's JSON is known again. Its seed is random, so
+// that nobody can make two texts that have the same.
+func checksum(text []byte) uint64 { return maphash.Bytes(sumSeed, text) }
+
+var sumSeed = maphash.MakeSeed()
+
+func newEntry(src *Source) *entry {
+	e := new(entry)
+	e.init(src)
+	return e
 }
 
 // flag returns the compiled flag, or nil if it is archived.
@@ -45,18 +89,34 @@ func (e *entry) flag(s *Set) *Flag {
 	return e.compile(s)
 }
 
-// compile returns the compiled flag, or nil if it is archived.
 func (e *entry) compile(s *Set) *Flag {
-	if e.src.Archived {
-		return nil
+	if text := e.text.Load(); text != nil && !e.archived {
+		e.compiled.CompareAndSwap(nil, compileFlag(e.key, e.version, *text, s.syms))
+		e.text.Store(nil)
 	}
-	e.compiled.CompareAndSwap(nil, compileFlag(e.src, s.syms))
 	return e.compiled.Load()
 }
 
-type segEntry struct {
-	compiled atomic.Pointer[segment] // nil as well if it is archived
-	src      Source
+func (e *entry) same(src *Source) bool {
+	return e.item.same(src, func() uint64 { return e.compiled.Load().sum })
+}
+
+func newSegEntry(src *Source) *segEntry {
+	e := new(segEntry)
+	e.init(src)
+	return e
+}
+
+func (e *segEntry) compile(s *Set) *segment {
+	if text := e.text.Load(); text != nil && !e.archived {
+		e.compiled.CompareAndSwap(nil, compileSegment(e.key, *text, s.syms))
+		e.text.Store(nil)
+	}
+	return e.compiled.Load()
+}
+
+func (e *segEntry) same(src *Source) bool {
+	return e.item.same(src, func() uint64 { return e.compiled.Load().sum })
 }
 
 // segment returns a compiled segment, or nil if there is none or it is archived.
@@ -71,11 +131,7 @@ func (s *Set) segment(id int32) *segment {
 	if seg := e.compiled.Load(); seg != nil {
 		return seg
 	}
-	if e.src.Archived {
-		return nil
-	}
-	e.compiled.CompareAndSwap(nil, compileSegment(e.src, s.syms))
-	return e.compiled.Load()
+	return e.compile(s)
 }
 
 // symbols numbers segment ids, so that a compiled condition finds a segment in
@@ -133,14 +189,13 @@ func (s *Set) replace(old *Set, items []Source) {
 	for i := range items {
 		it := &items[i]
 		if it.Segment {
-			if e := s.segEntry(s.syms.intern(it.Key)); e == nil || e.src.Version <= it.Version {
+			if e := s.segEntry(s.syms.intern(it.Key)); e == nil || e.version <= it.Version {
 				s.putSegment(old, it)
 			}
 			continue
 		}
-		hash := hashOf(it.Key)
-		if had := ed.get(it.Key, hash); had == nil || had.src.Version <= it.Version {
-			ed.put(entryOf(it, hash, old))
+		if had := ed.find(it.Key); had == nil || had.version <= it.Version {
+			ed.put(entryOf(it, old))
 		}
 	}
 	s.flags = ed.directory
@@ -148,24 +203,24 @@ func (s *Set) replace(old *Set, items []Source) {
 
 // entryOf returns the entry of old for an item, if that is the same, so that it stays
 // compiled, or else a new one.
-func entryOf(it *Source, hash uint64, old *Set) *entry {
-	if e := old.flags.get(it.Key, hash); e != nil && e.src.same(it) {
+func entryOf(it *Source, old *Set) *entry {
+	if e := old.flags.find(it.Key); e != nil && e.same(it) {
 		return e
 	}
-	return &entry{src: *it, hash: hash}
+	return newEntry(it)
 }
 
 // since returns what differs between old and s, which has everything.
 func (s *Set) since(old *Set) Changes {
 	var c Changes
 	for e := range s.flags.all() {
-		if old.flags.get(e.src.Key, e.hash) != e {
-			c.Flags = append(c.Flags, e.src.Key)
+		if old.flags.find(e.key) != e {
+			c.Flags = append(c.Flags, e.key)
 		}
 	}
 	for e := range old.flags.all() {
-		if s.flags.get(e.src.Key, e.hash) == nil {
-			c.Flags = append(c.Flags, e.src.Key)
+		if s.flags.find(e.key) == nil {
+			c.Flags = append(c.Flags, e.key)
 		}
 	}
 	for id := range int32(max(len(s.segs), len(old.segs))) {
@@ -173,9 +228,9 @@ func (s *Set) since(old *Set) Changes {
 		switch {
 		case is == was:
 		case is != nil:
-			c.Segments = append(c.Segments, is.src.Key)
+			c.Segments = append(c.Segments, is.key)
 		default:
-			c.Segments = append(c.Segments, was.src.Key)
+			c.Segments = append(c.Segments, was.key)
 		}
 	}
 	slices.Sort(c.Flags)
@@ -197,9 +252,8 @@ func (s *Set) merge(old *Set, items []Source) Changes {
 			}
 			continue
 		}
-		hash := hashOf(it.Key)
-		e := entryOf(it, hash, old)
-		if e == ed.get(it.Key, hash) {
+		e := entryOf(it, old)
+		if e == ed.find(it.Key) {
 			continue
 		}
 		ed.put(e)
@@ -230,22 +284,18 @@ func (s *Set) putSegment(old *Set, it *Source) bool {
 	for int(id) >= len(s.segs) {
 		s.segs = append(s.segs, nil)
 	}
-	if e := old.segEntry(id); e != nil && e.src.same(it) {
+	if e := old.segEntry(id); e != nil && e.same(it) {
 		s.segs[id] = e
 		return false
 	}
-	s.segs[id] = &segEntry{src: *it}
+	s.segs[id] = newSegEntry(it)
 	return true
-}
-
-func (a *Source) same(b *Source) bool {
-	return a.Version == b.Version && a.Archived == b.Archived && bytes.Equal(a.Data, b.Data)
 }
 
 // Known reports whether the set has a flag with this key that is not archived.
 func (s *Set) Known(key string) bool {
 	e := s.flags.find(key)
-	return e != nil && !e.src.Archived
+	return e != nil && !e.archived
 }
 
 // Flag returns the compiled flag with this key, or nil.
@@ -277,11 +327,11 @@ func (s *Set) list() []*entry {
 	}
 	list := make([]*entry, 0, s.flags.n)
 	for e := range s.flags.all() {
-		if !e.src.Archived {
+		if !e.archived {
 			list = append(list, e)
 		}
 	}
-	slices.SortFunc(list, func(a, b *entry) int { return strings.Compare(a.src.Key, b.src.Key) })
+	slices.SortFunc(list, func(a, b *entry) int { return strings.Compare(a.key, b.key) })
 	s.sorted.Store(&list)
 	return list
 }
@@ -290,13 +340,13 @@ func (s *Set) list() []*entry {
 func resort(list []*entry, changed []*entry) *[]*entry {
 	list = slices.Clone(list)
 	for _, e := range changed {
-		at, found := slices.BinarySearchFunc(list, e.src.Key, func(e *entry, key string) int { return strings.Compare(e.src.Key, key) })
+		at, found := slices.BinarySearchFunc(list, e.key, func(e *entry, key string) int { return strings.Compare(e.key, key) })
 		switch {
-		case found && e.src.Archived:
+		case found && e.archived:
 			list = slices.Delete(list, at, at+1)
 		case found:
 			list[at] = e
-		case !e.src.Archived:
+		case !e.archived:
 			list = slices.Insert(list, at, e)
 		}
 	}
@@ -323,8 +373,8 @@ func (s *Set) FlagsUsing(segments []string) []string {
 	wanted := s.segmentsUsing(segments)
 	var keys []string
 	for e := range s.flags.all() {
-		if !e.src.Archived && containsAny(e.src.Data, wanted) && s.names(e.flag(s).segments, wanted) {
-			keys = append(keys, e.src.Key)
+		if !e.archived && e.mayName(wanted) && s.names(e.flag(s).segments, wanted) {
+			keys = append(keys, e.key)
 		}
 	}
 	slices.Sort(keys)
@@ -336,14 +386,22 @@ func (s *Set) segmentsUsing(segments []string) []string {
 	all := slices.Clone(segments)
 	for grown := true; grown; {
 		grown = false
-		for _, e := range s.segs {
-			if e == nil || slices.Contains(all, e.src.Key) || !containsAny(e.src.Data, all) {
+		for id, e := range s.segs {
+			if e == nil || e.archived || slices.Contains(all, e.key) || !e.mayName(all) {
 				continue
 			}
-			all, grown = append(all, e.src.Key), true
+			if s.names(s.segment(int32(id)).segments(), all) {
+				all, grown = append(all, e.key), true
+			}
 		}
 	}
 	return all
+}
+
+// mayName reports whether the item's JSON contains one of the ids, or is gone.
+func (it *item) mayName(ids []string) bool {
+	text := it.text.Load()
+	return text == nil || slices.ContainsFunc(ids, func(id string) bool { return bytes.Contains(*text, []byte(id)) })
 }
 
 // Newest returns the largest version among the flag with this key and the segments
@@ -354,8 +412,8 @@ func (s *Set) Newest(key string) int64 {
 	if e == nil {
 		return 0
 	}
-	newest := e.src.Version
-	if !e.src.Archived {
+	newest := e.version
+	if !e.archived {
 		if ids := e.flag(s).segments; len(ids) > 0 {
 			newest = s.newest(ids, map[int32]struct{}{}, newest)
 		}
@@ -370,14 +428,10 @@ func (s *Set) newest(ids []int32, seen map[int32]struct{}, newest int64) int64 {
 		}
 		seen[id] = struct{}{}
 		if e := s.segEntry(id); e != nil {
-			newest = max(newest, e.src.Version)
+			newest = max(newest, e.version)
 		}
 		if seg := s.segment(id); seg != nil {
-			for _, conditions := range seg.rules {
-				for i := range conditions {
-					newest = s.newest(conditions[i].segs, seen, newest)
-				}
-			}
+			newest = s.newest(seg.segments(), seen, newest)
 		}
 	}
 	return newest
@@ -387,8 +441,4 @@ func (s *Set) names(ids []int32, keys []string) bool {
 	return slices.ContainsFunc(keys, func(key string) bool {
 		return slices.Contains(ids, s.syms.intern(key))
 	})
-}
-
-func containsAny(data []byte, keys []string) bool {
-	return slices.ContainsFunc(keys, func(key string) bool { return bytes.Contains(data, []byte(key)) })
 }
