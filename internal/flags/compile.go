@@ -20,19 +20,19 @@ type Flag struct {
 	settled    *Variation // nil: it depends on the user
 	settledHow Why
 
-	enabled    bool
 	off        *Variation // nil if disabledVariationId names no variation
 	targets    *targets   // nil: none
+	targetExpt Why        // whether whoever is targeted is in the experiment, as part of an outcome
 	rules      []rule
 	fallback   *rollout // nil if the flag has no default rule
-	exptAll    bool     // exptIncludeAllTargets
-	targetExpt Why      // … as part of an outcome
 
-	kind     Type
-	options  []*Variation // in the order of the flag
-	segments []int32      // every segment that a condition names
-	err      *Fault       // the flag cannot be evaluated at all
-	sum      uint64       // of its JSON
+	options []*Variation // in the order of the flag
+	err     *Fault       // the flag cannot be evaluated at all
+	sum     uint64       // of its JSON
+
+	enabled bool
+	exptAll bool // exptIncludeAllTargets
+	kind    Type
 }
 
 // Key returns the flag's key.
@@ -46,6 +46,22 @@ func (f *Flag) Version() int64 { return f.version }
 
 // Type returns the flag's variation type.
 func (f *Flag) Type() Type { return f.kind }
+
+// segments returns the segments that the rules name.
+func (f *Flag) segments() []int32 {
+	var ids []int32
+	for i := range f.rules {
+		ids = appendSegments(ids, f.rules[i].conditions)
+	}
+	return ids
+}
+
+func appendSegments(ids []int32, conditions []condition) []int32 {
+	for i := range conditions {
+		ids = append(ids, conditions[i].segs...)
+	}
+	return ids
+}
 
 // Variations returns the flag's variations that have a value, in its order. Nobody
 // may modify them.
@@ -62,15 +78,14 @@ func (f *Flag) Err() error {
 type rule struct {
 	name       string
 	conditions []condition
-	broken     bool // no conditions member: must not match everybody
 	rollout
+	broken bool // no conditions member: must not match everybody
 }
 
 type rollout struct {
-	flagKey  string // first part of the hash input
 	dispatch property
-	expt     bool // includedInExpt
 	slices   []slice
+	expt     bool // includedInExpt
 
 	// settled: the first slice takes everybody, and either all of them or none,
 	// which expt0 says, are in the experiment.
@@ -87,13 +102,13 @@ type slice struct {
 type condition struct {
 	op     op
 	negate bool
+	null   bool // the condition has no value
 	prop   property
-	text   string   // the condition's value
+	text   string   // the condition's value, if it is compared as it is
 	num    float64  // … as a number, rounded
 	set    *index   // … as a list; nil: an empty one
 	re     *pattern // nil if the pattern does not compile
 	segs   []int32  // … as a list of segments
-	null   bool     // the condition has no value
 }
 
 type op uint8
@@ -145,19 +160,24 @@ var segmentProperties = map[string]bool{ // value: negated
 // errTooLarge is of texts that 32 bits cannot count.
 var errTooLarge = errors.New("it has 4 GiB or more")
 
-func unmarshal(text []byte, v any) error {
+// decode reads text into w with read, or, where that is not for it, with encoding/json.
+func decode[T any](text []byte, read func(string) (T, bool)) (w T, err error) {
 	if uint64(len(text)) > math.MaxUint32 {
-		return errTooLarge
+		return w, errTooLarge
 	}
-	return json.Unmarshal(text, v)
+	if w, ok := read(string(text)); ok {
+		return w, nil
+	}
+	err = json.Unmarshal(text, &w)
+	return w, err
 }
 
 // compileFlag never fails: a flag that cannot be read gets an err, and every
 // evaluation of it says so.
 func compileFlag(key string, version int64, text []byte, syms *symbols) *Flag {
 	f := &Flag{key: key, name: key, version: version, sum: checksum(text)}
-	var w wireFlag
-	if err := unmarshal(text, &w); err != nil {
+	w, err := decode(text, readFlag)
+	if err != nil {
 		f.err = &Fault{fmt.Errorf("flag %q cannot be read: %w", key, inWords(err))}
 		return f
 	}
@@ -166,11 +186,13 @@ func compileFlag(key string, version int64, text []byte, syms *symbols) *Flag {
 	}
 	c := compiler{flag: f, syms: syms, kind: typeOf(w.VariationType.s), variations: make(map[string]*Variation, len(w.Variations))}
 	f.kind = c.kind
-	for _, v := range w.Variations {
+	all := make([]Variation, len(w.Variations))
+	f.options = make([]*Variation, 0, len(all))
+	for i, v := range w.Variations {
 		if v.Value.ok {
-			one := newVariation(v, c.kind)
-			c.variations[v.ID.s] = one
-			f.options = append(f.options, one)
+			all[i].init(v, c.kind)
+			c.variations[v.ID.s] = &all[i]
+			f.options = append(f.options, &all[i])
 		}
 	}
 	f.enabled, f.exptAll = bool(w.IsEnabled), bool(w.ExptAllTargets)
@@ -179,6 +201,7 @@ func compileFlag(key string, version int64, text []byte, syms *symbols) *Flag {
 	}
 	f.off = c.variations[w.DisabledVariationID.s]
 	c.targets(w.TargetUsers)
+	f.rules = make([]rule, 0, len(w.Rules))
 	for _, r := range w.Rules {
 		f.rules = append(f.rules, rule{
 			name:       r.Name.s,
@@ -194,8 +217,52 @@ func compileFlag(key string, version int64, text []byte, syms *symbols) *Flag {
 	if len(w.Variations) == 0 {
 		f.err = &Fault{fmt.Errorf("flag %q has no variations", key)}
 	}
+	pack(f.texts)
+	for _, v := range f.options {
+		v.box()
+	}
 	f.settle()
 	return f
+}
+
+// texts calls f with every text that is a part of the flag's JSON.
+func (f *Flag) texts(each func(*string)) {
+	if f.name != f.key {
+		each(&f.name)
+	}
+	for _, v := range f.options {
+		each(&v.id)
+		each(&v.value)
+	}
+	for i := range f.rules {
+		each(&f.rules[i].name)
+		each(&f.rules[i].dispatch.name)
+		conditionTexts(f.rules[i].conditions, each)
+	}
+	if f.fallback != nil {
+		each(&f.fallback.dispatch.name)
+	}
+}
+
+func conditionTexts(list []condition, each func(*string)) {
+	for i := range list {
+		each(&list[i].prop.name)
+		each(&list[i].text)
+	}
+}
+
+// pack copies texts into one piece, so that they take no more memory than they must, and
+// what they were parts of is let go.
+func pack(texts func(each func(*string))) {
+	size := 0
+	texts(func(s *string) { size += len(*s) })
+	var piece strings.Builder
+	piece.Grow(size)
+	texts(func(s *string) {
+		start := piece.Len()
+		piece.WriteString(*s)
+		*s = piece.String()[start:]
+	})
 }
 
 // settle works out what can be said of all users.
@@ -282,10 +349,11 @@ func (c *compiler) targets(list []wireTarget) {
 }
 
 func (c *compiler) rollout(w wireFallthrough) rollout {
-	r := rollout{flagKey: c.flag.key, dispatch: property{at: userKey}, expt: bool(w.IncludedInExpt)}
+	r := rollout{dispatch: property{at: userKey}, expt: bool(w.IncludedInExpt)}
 	if w.DispatchKey.s != "" {
 		r.dispatch = newProperty(w.DispatchKey.s)
 	}
+	r.slices = make([]slice, 0, len(w.Variations))
 	for _, s := range w.Variations {
 		r.slices = append(r.slices, slice{
 			lo: s.Rollout.lo, hi: s.Rollout.hi,
@@ -309,11 +377,7 @@ func exptShare(lo, hi, expt float64) float64 {
 func (c *compiler) conditions(list []wireCondition) []condition {
 	out := make([]condition, 0, len(list))
 	for _, w := range list {
-		cond := compileCondition(w, c.syms)
-		if cond.op == opSegment {
-			c.flag.segments = append(c.flag.segments, cond.segs...)
-		}
-		out = append(out, cond)
+		out = append(out, compileCondition(w, c.syms))
 	}
 	return out
 }
@@ -326,9 +390,10 @@ func compileCondition(w wireCondition, syms *symbols) condition {
 	}
 	if isSegment {
 		c.op, c.negate = opSegment, negated
-		for _, id := range stringsOf([]byte(w.Value.s)) {
+		for _, id := range listOf(c.text) {
 			c.segs = append(c.segs, syms.intern(id))
 		}
+		c.text = ""
 		return c
 	}
 	spec, ok := operators[w.Op.s]
@@ -345,10 +410,11 @@ func compileCondition(w wireCondition, syms *symbols) condition {
 		if c.num, ok = comparable5(c.text); !ok {
 			c.op = opNever
 		}
+		c.text = ""
 	case opOneOf:
-		c.set = indexOf(stringsOf([]byte(c.text)))
+		c.set, c.text = indexOf(listOf(c.text)), ""
 	case opRegexp:
-		c.re = compilePattern(c.text) // nil: an error once a user has the property
+		c.re, c.text = compilePattern(c.text), "" // nil: an error once a user has the property
 	}
 	return c
 }
@@ -366,17 +432,15 @@ type segment struct {
 func (s *segment) segments() []int32 {
 	var ids []int32
 	for _, conditions := range s.rules {
-		for i := range conditions {
-			ids = append(ids, conditions[i].segs...)
-		}
+		ids = appendSegments(ids, conditions)
 	}
 	return ids
 }
 
 func compileSegment(id string, text []byte, syms *symbols) *segment {
 	s := &segment{sum: checksum(text)}
-	var w wireSegment
-	if err := unmarshal(text, &w); err != nil {
+	w, err := decode(text, readSegment)
+	if err != nil {
 		s.err = fmt.Errorf("segment %q cannot be read: %w", id, inWords(err))
 		return s
 	}
@@ -392,6 +456,11 @@ func compileSegment(id string, text []byte, syms *symbols) *segment {
 		s.rules = append(s.rules, rule)
 	}
 	s.listed = len(w.Excluded) == 0 && len(s.rules) == 0
+	pack(func(each func(*string)) {
+		for _, rule := range s.rules {
+			conditionTexts(rule, each)
+		}
+	})
 	return s
 }
 

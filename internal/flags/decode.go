@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+
+	"github.com/flagstead/flagstead/internal/jsonwalk"
 )
 
 // The wire form of flags and segments. Texts, numbers and truth values are read
@@ -11,7 +13,6 @@ import (
 // differ in what they send and the official SDKs disagree about what is valid.
 
 type wireFlag struct {
-	Key                 text             `json:"key"`
 	Name                text             `json:"name"`
 	VariationType       text             `json:"variationType"`
 	Variations          []wireVariation  `json:"variations"`
@@ -111,6 +112,16 @@ func stringsOf(b []byte) []string {
 		}
 	}
 	return out
+}
+
+// listOf is stringsOf for the value of a condition.
+func listOf(value string) []string {
+	var list texts
+	at := jsonwalk.Space(value, 0)
+	if end := readTexts(value, at, &list); end > 0 && jsonwalk.Space(value, end) == len(value) {
+		return list
+	}
+	return stringsOf([]byte(value))
 }
 
 // A truth is true only for JSON true.

@@ -149,7 +149,7 @@ func (f *Flag) roll(r *rollout, u *User) (v *Variation, how Why, ok bool) {
 		if s.lo != 0 || s.hi != 1 {
 			if b < 0 {
 				value, _ := r.dispatch.text(u)
-				b = bucket("", r.flagKey, value)
+				b = bucket("", f.key, value)
 			}
 			if !inSlice(b, s.lo, s.hi) {
 				continue
@@ -168,7 +168,7 @@ func (f *Flag) inExperiment(r *rollout, s *slice, u *User) bool {
 		return inAll
 	}
 	value, _ := r.dispatch.text(u)
-	return inSlice(bucket("expt", r.flagKey, value), 0, s.expt)
+	return inSlice(bucket("expt", f.key, value), 0, s.expt)
 }
 
 // experiment reports whether the users of a slice are in the experiment, if that

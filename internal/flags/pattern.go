@@ -3,6 +3,7 @@ package flags
 import (
 	"regexp"
 	"runtime"
+	"strings"
 	"sync"
 	"weak"
 )
@@ -24,6 +25,7 @@ func compilePattern(text string) *pattern {
 	if p := knownPattern(text); p != nil {
 		return p
 	}
+	text = strings.Clone(text) // it may be a part of something
 	re, err := regexp.Compile(text)
 	if err != nil {
 		return nil

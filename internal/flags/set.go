@@ -147,7 +147,7 @@ func (y *symbols) intern(id string) int32 {
 	n, ok := y.ids[id]
 	if !ok {
 		n = int32(len(y.ids))
-		y.ids[id] = n
+		y.ids[strings.Clone(id)] = n // it may be a part of something
 	}
 	return n
 }
@@ -373,7 +373,7 @@ func (s *Set) FlagsUsing(segments []string) []string {
 	wanted := s.segmentsUsing(segments)
 	var keys []string
 	for e := range s.flags.all() {
-		if !e.archived && e.mayName(wanted) && s.names(e.flag(s).segments, wanted) {
+		if !e.archived && e.mayName(wanted) && s.names(e.flag(s).segments(), wanted) {
 			keys = append(keys, e.key)
 		}
 	}
@@ -414,7 +414,7 @@ func (s *Set) Newest(key string) int64 {
 	}
 	newest := e.version
 	if !e.archived {
-		if ids := e.flag(s).segments; len(ids) > 0 {
+		if ids := e.flag(s).segments(); len(ids) > 0 {
 			newest = s.newest(ids, map[int32]struct{}{}, newest)
 		}
 	}

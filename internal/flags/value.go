@@ -41,11 +41,11 @@ func (t Type) String() string {
 // A Variation is one of the values that a flag can serve. It is immutable.
 type Variation struct {
 	id, value string
-	typ       Type
 
 	// What the value stands for, worked out at load.
-	boolean bool
 	number  float64
+	typ     Type
+	boolean bool
 	isBool  bool
 	isNum   bool // finite
 	isJSON  bool // strict JSON
@@ -57,8 +57,9 @@ type Variation struct {
 	shared  atomic.Pointer[any] // what Share keeps
 }
 
-func newVariation(w wireVariation, t Type) *Variation {
-	v := &Variation{id: w.ID.s, value: w.Value.s, typ: t}
+// init makes v of its wire form. It must be boxed before it is served.
+func (v *Variation) init(w wireVariation, t Type) {
+	v.id, v.value, v.typ = w.ID.s, w.Value.s, t
 	if t == Boolean {
 		trimmed := strings.TrimSpace(v.value)
 		v.boolean = equalFoldASCII(trimmed, "true")
@@ -67,8 +68,6 @@ func newVariation(w wireVariation, t Type) *Variation {
 		v.number, v.isNum = x, true
 	}
 	v.isJSON = t == JSON && json.Valid([]byte(v.value))
-	v.box()
-	return v
 }
 
 // box decides what Any returns. As in the Python SDK, a value that does not parse is
@@ -123,7 +122,10 @@ func NewVariation(v any) (*Variation, error) {
 		}
 		value = string(b)
 	}
-	return newVariation(wireVariation{Value: text{s: value}}, t), nil
+	one := new(Variation)
+	one.init(wireVariation{Value: text{s: value}}, t)
+	one.box()
+	return one, nil
 }
 
 // ID returns the variation's id.
