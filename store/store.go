@@ -85,16 +85,16 @@ type Item struct {
 	// Kind is Flag or Segment.
 	Kind Kind
 
+	// Archived marks a tombstone: evaluation does not see the item, and older
+	// versions of it cannot come back. Data is kept for relays.
+	Archived bool
+
 	// Key is the flag's key, or the segment's id. Never empty.
 	Key string
 
 	// Version is the item's updatedAt, floored to milliseconds since the Unix
 	// epoch. Below 2^53, so that it survives stores that count in doubles.
 	Version int64
-
-	// Archived marks a tombstone: evaluation does not see the item, and older
-	// versions of it cannot come back. Data is kept for relays.
-	Archived bool
 
 	// Data is the item's JSON, with every field that FeatBit sent.
 	Data []byte

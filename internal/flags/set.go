@@ -153,7 +153,7 @@ func (y *symbols) intern(id string) int32 {
 }
 
 // Changes tells what differs between a set and the one before it. A key is
-// listed once.
+// listed once; the order says nothing.
 type Changes struct {
 	Flags    []string // added, replaced or removed
 	Segments []string
@@ -213,8 +213,11 @@ func entryOf(it *Source, old *Set) *entry {
 // since returns what differs between old and s, which has everything.
 func (s *Set) since(old *Set) Changes {
 	var c Changes
+	if old.flags.n == 0 {
+		c.Flags = make([]string, 0, s.flags.n)
+	}
 	for e := range s.flags.all() {
-		if old.flags.find(e.key) != e {
+		if old.flags.n == 0 || old.flags.find(e.key) != e {
 			c.Flags = append(c.Flags, e.key)
 		}
 	}
@@ -233,8 +236,6 @@ func (s *Set) since(old *Set) Changes {
 			c.Segments = append(c.Segments, was.key)
 		}
 	}
-	slices.Sort(c.Flags)
-	slices.Sort(c.Segments)
 	return c
 }
 

@@ -194,33 +194,44 @@ func decodeBody(b []byte) (*image, link, error) {
 		return nil, link{}, fmt.Errorf("%w: body of %d bytes, header says %d", errDamaged, len(b)-headerSize, length)
 	}
 	b = b[:headerSize+length]
-	body := b[headerSize:]
-	if sum := le.Uint32(b[crcAt:]); sum != checksum(b) {
-		return nil, link{}, fmt.Errorf("%w: checksum %08x, header says %08x", errDamaged, checksum(b), sum)
+	// Most of the work is the checksum, which need not come first: without it the items
+	// are read as what anybody may have written.
+	sum := make(chan uint32, 1)
+	go func() { sum <- checksum(b) }()
+	err := m.decodeItems(b[headerSize:], count)
+	if want, is := le.Uint32(b[crcAt:]), <-sum; is != want {
+		return nil, link{}, fmt.Errorf("%w: checksum %08x, header says %08x", errDamaged, is, want)
 	}
-	// From here on only a file that was written wrongly fails.
-	if count > length/itemSize {
-		return nil, link{}, fmt.Errorf("%w: %d items cannot be in %d bytes", errDamaged, count, length)
+	if err != nil { // only of a file that was written wrongly
+		return nil, link{}, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return m, link{end: int64(len(b)), sum: le.Uint32(b[crcAt:]), seq: m.seq}, nil
+}
+
+// decodeItems reads the items of a body, of which there should be count.
+func (m *image) decodeItems(body []byte, count uint64) error {
+	if count > uint64(len(body)/itemSize) {
+		return fmt.Errorf("%d items cannot be in %d bytes", count, len(body))
 	}
 	if m.full > m.seq || m.seq == 0 && count > 0 {
-		return nil, link{}, fmt.Errorf("%w: %d items at commit %d, the last full one %d", errDamaged, count, m.seq, m.full)
+		return fmt.Errorf("%d items at commit %d, the last full one %d", count, m.seq, m.full)
 	}
 	m.items = make([]record, 0, count)
 	for len(body) > 0 {
 		r, n, err := decodeItem(body, m.seq)
 		if err != nil {
-			return nil, link{}, fmt.Errorf("%w: item %d: %w", errDamaged, len(m.items), err)
+			return fmt.Errorf("item %d: %w", len(m.items), err)
 		}
 		if last := len(m.items) - 1; last >= 0 && compareIDs(m.items[last].ID(), r.ID()) >= 0 {
-			return nil, link{}, fmt.Errorf("%w: item %d: out of order", errDamaged, len(m.items))
+			return fmt.Errorf("item %d: out of order", len(m.items))
 		}
 		m.items = append(m.items, r)
 		body = body[n:]
 	}
 	if uint64(len(m.items)) != count {
-		return nil, link{}, fmt.Errorf("%w: %d items, header says %d", errDamaged, len(m.items), count)
+		return fmt.Errorf("%d items, header says %d", len(m.items), count)
 	}
-	return m, link{end: int64(len(b)), sum: le.Uint32(b[crcAt:]), seq: m.seq}, nil
+	return nil
 }
 
 // decodeItem reads the item that b begins with and returns its length.
