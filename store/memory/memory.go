@@ -24,7 +24,7 @@ import (
 // safe for concurrent use; none of them blocks on anything but each other.
 type Store struct {
 	mu     sync.RWMutex // guards what follows
-	items  map[store.ID]entry
+	items  table
 	epoch  string // random, so that no other store has the same revisions
 	seq    int64  // commits so far
 	full   int64  // seq of the last full change: no delta reaches back behind it
@@ -41,11 +41,6 @@ type Store struct {
 	reports map[string]store.Report // by reader
 }
 
-type entry struct {
-	item store.Item
-	seq  int64 // commit that wrote it
-}
-
 type logged struct {
 	seq int64
 	id  store.ID
@@ -60,7 +55,6 @@ func New() *Store {
 	var b [8]byte
 	rand.Read(b[:])
 	return &Store{
-		items:  map[store.ID]entry{},
 		epoch:  hex.EncodeToString(b[:]),
 		news:   make(chan struct{}),
 		closed: make(chan struct{}),
@@ -77,7 +71,7 @@ func (s *Store) Close() error {
 	defer s.mu.Unlock()
 	if !s.isClosed() {
 		close(s.closed)
-		s.items, s.log = nil, nil
+		s.items, s.log = table{}, nil
 		s.past.all, s.past.bodies = nil, nil
 	}
 	return nil
@@ -153,10 +147,10 @@ func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, erro
 		snap.Delta, snap.Items = true, s.after(n)
 		return snap, nil
 	}
-	if len(s.items) > 0 {
-		snap.Items = make([]store.Item, 0, len(s.items))
-		for _, e := range s.items {
-			snap.Items = append(snap.Items, e.item)
+	if n := len(s.items.entries); n > 0 {
+		snap.Items = make([]store.Item, n)
+		for i := range snap.Items {
+			snap.Items[i] = s.items.entries[i].item
 		}
 	}
 	return snap, nil
@@ -166,8 +160,8 @@ func (s *Store) Load(ctx context.Context, since store.Rev) (store.Snapshot, erro
 func (s *Store) after(n int64) []store.Item {
 	var out []store.Item
 	if n < s.logged {
-		for _, e := range s.items {
-			if e.seq > n {
+		for i := range s.items.entries {
+			if e := &s.items.entries[i]; e.seq > n {
 				out = append(out, e.item)
 			}
 		}
@@ -175,7 +169,7 @@ func (s *Store) after(n int64) []store.Item {
 	}
 	first, _ := slices.BinarySearchFunc(s.log, n+1, func(l logged, seq int64) int { return cmp.Compare(l.seq, seq) })
 	for _, l := range s.log[first:] {
-		if e := s.items[l.id]; e.seq == l.seq { // else a later entry has it
+		if e := s.items.find(l.id); e.seq == l.seq { // else a later entry has it
 			out = append(out, e.item)
 		}
 	}
@@ -212,16 +206,16 @@ func (s *Store) merge(items []store.Item) bool {
 	next := s.seq + 1
 	for _, it := range items {
 		id := it.ID()
-		old, ok := s.items[id]
-		if ok && old.item.Version >= it.Version {
+		old := s.items.find(id)
+		if old != nil && old.item.Version >= it.Version {
 			continue
 		}
-		s.items[id] = entry{it, next}
 		// A key that comes twice in a change is logged once, or a Delta would
 		// hold it twice.
-		if old.seq != next {
+		if old == nil || old.seq != next {
 			s.note(next, id)
 		}
+		s.items.put(it, next)
 		s.seq = next
 	}
 	return s.seq == next
@@ -238,13 +232,13 @@ func (s *Store) note(seq int64, id store.ID) {
 }
 
 func (s *Store) replace(items []store.Item) bool {
-	next := make(map[store.ID]entry, len(items))
+	next := newTable(len(items))
 	for _, it := range items {
-		if old, ok := next[it.ID()]; !ok || it.Version >= old.item.Version {
-			next[it.ID()] = entry{item: it, seq: s.seq + 1}
+		if old := next.find(it.ID()); old == nil || it.Version >= old.item.Version {
+			next.put(it, s.seq+1)
 		}
 	}
-	if s.seq > 0 && s.same(next) {
+	if s.seq > 0 && s.same(&next) {
 		return false
 	}
 	s.seq++
@@ -252,13 +246,14 @@ func (s *Store) replace(items []store.Item) bool {
 	return true
 }
 
-func (s *Store) same(next map[store.ID]entry) bool {
-	if len(next) != len(s.items) {
+func (s *Store) same(next *table) bool {
+	if len(next.entries) != len(s.items.entries) {
 		return false
 	}
-	for id, e := range next {
-		old, ok := s.items[id]
-		if !ok || old.item.Version != e.item.Version || old.item.Archived != e.item.Archived || !bytes.Equal(old.item.Data, e.item.Data) {
+	for i := range next.entries {
+		it := &next.entries[i].item
+		old := s.items.find(it.ID())
+		if old == nil || old.item.Version != it.Version || old.item.Archived != it.Archived || !bytes.Equal(old.item.Data, it.Data) {
 			return false
 		}
 	}
