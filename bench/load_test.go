@@ -56,16 +56,16 @@ func BenchmarkMemory(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer warm.Close()
-			heap, resident := memory(b)
+			heap, resident := footprint(b)
 			for b.Loop() {
 				s, err := p.Open(document, false)
 				if err != nil {
 					b.Fatal(err)
 				}
 				document = nil // its Open has it, or has it not
-				idleHeap, idleResident := memory(b)
+				idleHeap, idleResident := footprint(b)
 				s.All()
-				usedHeap, usedResident := memory(b)
+				usedHeap, usedResident := footprint(b)
 				per := func(now, before int) float64 { return float64(now-before+size) / many }
 				b.ReportMetric(per(idleHeap, heap), "heapB/flag")
 				b.ReportMetric(per(usedHeap, heap), "usedheapB/flag")
@@ -83,10 +83,10 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
-// memory returns the bytes of the heap that are in use and of the process that are
+// footprint returns the bytes of the heap that are in use and of the process that are
 // resident, 0 where /proc does not say. The document counts until it is let go, so that
 // per adds it again.
-func memory(tb testing.TB) (heap, resident int) {
+func footprint(tb testing.TB) (heap, resident int) {
 	tb.Helper()
 	for range 3 {
 		runtime.GC()

@@ -25,9 +25,15 @@ const patience = 10 * time.Second
 // first one.
 func start(t *testing.T, path string, open func() (*fsnotify.Watcher, error)) <-chan time.Time {
 	t.Helper()
+	return startAfter(t, QuietTime, path, open)
+}
+
+// startAfter is start for a Watch that looks after some quiet.
+func startAfter(t *testing.T, quiet time.Duration, path string, open func() (*fsnotify.Watcher, error)) <-chan time.Time {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	woken, done := make(chan time.Time, 1000), make(chan error, 1)
-	go func() { done <- watch(ctx, path, func() { woken <- time.Now() }, nil, open) }()
+	go func() { done <- watch(ctx, path, quiet, func() { woken <- time.Now() }, nil, open) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -209,7 +215,7 @@ func TestWatchWakesDuringAStorm(t *testing.T) {
 func TestWatchEndedContext(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	err := Watch(ctx, filepath.Join(t.TempDir(), "f"), func() { t.Error("woken") }, nil)
+	err := Watch(ctx, filepath.Join(t.TempDir(), "f"), 0, func() { t.Error("woken") }, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Watch: %v", err)
 	}
@@ -329,13 +335,31 @@ func TestWatchesStayWithoutInodes(t *testing.T) {
 	}
 }
 
+// TestWatchAtOnce: where there is no need to wait for quiet, nothing waits for it.
+func TestWatchAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	woken := startAfter(t, 0, path, fsnotify.NewWatcher)
+	quickest := time.Hour
+	for i := range 20 {
+		began := time.Now()
+		if err := os.WriteFile(path, make([]byte, i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		quickest = min(quickest, next(t, woken).Sub(began))
+		quiet(woken, 2*time.Millisecond)
+	}
+	if quickest >= QuietTime {
+		t.Errorf("the quickest wake-up took %v", quickest)
+	}
+}
+
 // reports returns what Watch on path reports until the test ends.
 func reports(t *testing.T, path string, open func() (*fsnotify.Watcher, error)) <-chan error {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	told, woken, done := make(chan error, 100), make(chan struct{}, 100), make(chan error, 1)
 	go func() {
-		done <- watch(ctx, path, func() { woken <- struct{}{} }, func(err error) { told <- err }, open)
+		done <- watch(ctx, path, QuietTime, func() { woken <- struct{}{} }, func(err error) { told <- err }, open)
 	}()
 	t.Cleanup(func() { stop(); <-done })
 	receive(t, woken, "the first wake-up")

@@ -133,7 +133,7 @@ func TestWatchSurvivesTheEndOfItsEvents(t *testing.T) {
 	woken, ended := make(chan struct{}, 100), make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		ended <- watch(ctx, path, func() { woken <- struct{}{} }, nil, func() (*fsnotify.Watcher, error) {
+		ended <- watch(ctx, path, QuietTime, func() { woken <- struct{}{} }, nil, func() (*fsnotify.Watcher, error) {
 			w, err := fsnotify.NewWatcher()
 			if err == nil {
 				opened <- w

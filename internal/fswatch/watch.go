@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// quietTime is how long no event must come before Watch looks, so that the
-	// several events of one write make one wake-up.
-	quietTime = 10 * time.Millisecond
+	// QuietTime is how long no event must come before Watch looks where a file may be
+	// found half-written, so that the several events of one write make one wake-up.
+	QuietTime = 10 * time.Millisecond
 
 	// stormTime is how long events may postpone the look altogether.
 	stormTime = 100 * time.Millisecond
@@ -30,6 +30,9 @@ const (
 // nor its directory need exist. A file that was written a moment ago gets a
 // second wake-up once it has settled, for readers that found it half-written.
 //
+// Watch looks once no event has come for quiet; with 0 it looks after each, for readers
+// that can tell whether a file is whole.
+//
 // Events of the system make it quick; where there are none (resources used up,
 // network file systems) it finds changes by stat, every second. If report is not
 // nil it is told so: with the reason when polling has to do, and with nil when
@@ -37,8 +40,8 @@ const (
 //
 // wake and report must not block; they are called from the goroutine of Watch,
 // never after Watch returned.
-func Watch(ctx context.Context, path string, wake func(), report func(polling error)) error {
-	return watch(ctx, path, wake, report, fsnotify.NewWatcher)
+func Watch(ctx context.Context, path string, quiet time.Duration, wake func(), report func(polling error)) error {
+	return watch(ctx, path, quiet, wake, report, fsnotify.NewWatcher)
 }
 
 // ErrSilent says that the file changed and no event told of it: the file is on a
@@ -46,14 +49,14 @@ func Watch(ctx context.Context, path string, wake func(), report func(polling er
 // mapping.
 var ErrSilent = errors.New("a change came without an event")
 
-func watch(ctx context.Context, path string, wake func(), report func(error), open func() (*fsnotify.Watcher, error)) error {
+func watch(ctx context.Context, path string, quiet time.Duration, wake func(), report func(error), open func() (*fsnotify.Watcher, error)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if report == nil {
 		report = func(error) {}
 	}
-	w := watcher{path: path, wake: wake, report: report, open: open, watched: map[string]Fingerprint{}}
+	w := watcher{path: path, quiet: quiet, wake: wake, report: report, open: open, watched: map[string]Fingerprint{}}
 	w.debounce, w.settle = stoppedTimer(), stoppedTimer()
 	defer w.debounce.Stop()
 	defer w.settle.Stop()
@@ -89,6 +92,7 @@ func watch(ctx context.Context, path string, wake func(), report func(error), op
 
 type watcher struct {
 	path   string
+	quiet  time.Duration
 	wake   func()
 	report func(error)
 	open   func() (*fsnotify.Watcher, error)
@@ -113,17 +117,21 @@ func stoppedTimer() *time.Timer {
 	return t
 }
 
-// event postpones the look a little, for more events to come.
+// event looks, or postpones the look a little, for more events to come.
 func (w *watcher) event(ok bool) {
 	if !ok {
 		w.closeEvents()
 	}
 	w.heard = true
+	if w.quiet == 0 {
+		w.look(false)
+		return
+	}
 	now := time.Now()
 	if w.stormEnd.IsZero() {
 		w.stormEnd = now.Add(stormTime)
 	}
-	w.debounce.Reset(min(quietTime, w.stormEnd.Sub(now)))
+	w.debounce.Reset(min(w.quiet, w.stormEnd.Sub(now)))
 }
 
 // poll looks without having been told to.

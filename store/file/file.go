@@ -190,7 +190,7 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 		bound, cancel := s.bind(ctx)
 		defer cancel()
 		defer s.bell.add(wake)()
-		err = fswatch.Watch(bound, s.path, wake, s.noteWatch)
+		err = fswatch.Watch(bound, s.path, fswatch.QuietTime, wake, s.noteWatch)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
