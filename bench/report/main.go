@@ -69,7 +69,11 @@ func run(rounds int, out string) error {
 		if i < 2 {
 			starts = "Start/"
 		}
-		for _, job := range [][2]string{{starts, "2x"}, {"Stores/", "40ms"}, {"Ratio/", "40x"}} {
+		jobs := [][2]string{{starts, "2x"}, {"Stores/", "40ms"}, {"Ratio/", "40x"}}
+		if i < 3 {
+			jobs = append(jobs, [2]string{"Change/", "100x"}, [2]string{"Reader/", "1x"})
+		}
+		for _, job := range jobs {
 			if err := r.measure(binary, job[0], job[1]); err != nil {
 				return err
 			}

@@ -208,6 +208,33 @@ func (p *page) markdown() []byte {
 		}
 	}
 	line("\nOnce they are loaded, it does not matter where they live: one evaluation of such a flag in Redis, of 16 rules, takes %s.", duration(p.get(ns, "Stores/peer=flagstead/store=redis")))
+	line("\n## From a change at FeatBit to the reader\n")
+	line("A flag changes at the server, which a relay plays; the syncer gets it over its WebSocket and writes it into the")
+	line("store; a client that reads the store by another handle tells its listener, which evaluates the flag. Without a")
+	line("store the client is connected itself. All in one process; milliseconds; flags of 2 KB. The file is written")
+	line("and read whole, and is on disk (fsync) before it is seen.\n")
+	head("store", "flags", "half of all within", "99 of 100 within")
+	for _, store := range []string{"none", "memory", "redis", "bolt", "file"} {
+		for _, n := range []string{"1000", "10000"} {
+			cells := []string{store, n}
+			for _, unit := range []string{"p50-ms", "p99-ms"} {
+				f := p.get(unit, "Change/store=%s/flags=%s", store, n)
+				cells = append(cells, fmt.Sprintf("%.2f ±%.0f%%", f.mid, f.spread()))
+			}
+			row(cells...)
+		}
+	}
+	line("\n## Memory of a process that only reads\n")
+	line("Of 10,000 flags of 2 KB that were loaded and not evaluated: what each takes beyond its JSON, and what the process")
+	line("takes that has no flags.\n")
+	head("store", "heap beyond the JSON, B/flag", "resident, B/flag", "process without flags, MB")
+	for _, store := range []string{"offline", "redis", "bolt", "file"} {
+		cells := []string{store}
+		for _, unit := range []string{"heap-beyond-B/flag", "rss-beyond-B/flag"} {
+			cells = append(cells, count(p.get(unit, "Reader/store=%s", store)))
+		}
+		row(append(cells, fmt.Sprintf("%.1f", p.get("process-MB", "Reader/store=%s", store).mid))...)
+	}
 	return b.Bytes()
 }
 

@@ -135,10 +135,10 @@ func (s *Store) commit(target string, c store.Change) (store.Rev, error) {
 		return "", err
 	}
 	removeStrays(target)
-	if err := fswatch.WriteFile(target, text); err != nil {
+	next.rev = meanwhile(text, func() { err = fswatch.WriteFile(target, text) })
+	if err != nil {
 		return "", err
 	}
-	next.rev = revOf(text)
 	s.seen.content, s.seen.broken, s.seen.raw = next, nil, next.rev
 	// If somebody replaced the file in this moment, the next look finds out.
 	s.seen.print, s.seen.trusted = fswatch.Fingerprint{}, false

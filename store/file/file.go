@@ -366,17 +366,20 @@ func (s *Store) missing(err error) error {
 
 // take makes data the content, if it is another text than before and usable.
 func (s *Store) take(data []byte) {
-	raw := revOf(data)
+	var next content
+	var skipped []error
+	var err error
+	// Most texts are others than before, and both take their time.
+	raw := meanwhile(data, func() {
+		var doc source
+		if doc, err = s.form.read(data, s.opts.MaxSize); err == nil {
+			next, skipped, err = parse(doc)
+		}
+	})
 	if raw == s.seen.raw {
 		return
 	}
 	s.seen.raw = raw
-	var next content
-	var skipped []error
-	doc, err := s.form.read(data, s.opts.MaxSize)
-	if err == nil {
-		next, skipped, err = parse(doc)
-	}
 	if err != nil {
 		s.seen.broken = fmt.Errorf("%s: %w: %w", s.path, ErrBroken, err)
 		return
@@ -386,4 +389,12 @@ func (s *Store) take(data []byte) {
 	for _, err := range skipped {
 		s.opts.Logger.Warn("item in the flag file cannot be used", "path", s.path, "error", err)
 	}
+}
+
+// meanwhile returns the Rev of text, and calls f while that is worked out.
+func meanwhile(text []byte, f func()) store.Rev {
+	rev := make(chan store.Rev, 1)
+	go func() { rev <- revOf(text) }()
+	f()
+	return <-rev
 }
