@@ -35,8 +35,10 @@ func BenchmarkReader(b *testing.B) {
 				heap, resident := reader(b, program, where, full)
 				heap0, resident0 := reader(b, program, where, none)
 				b.ReportMetric(float64(heap-heap0-size)/many, "heap-beyond-B/flag")
-				b.ReportMetric(float64(resident-resident0-size)/many, "rss-beyond-B/flag")
-				b.ReportMetric(float64(resident0)/1e6, "process-MB")
+				if resident > 0 {
+					b.ReportMetric(float64(resident-resident0-size)/many, "rss-beyond-B/flag")
+					b.ReportMetric(float64(resident0)/1e6, "process-MB")
+				}
 			}
 		})
 	}

@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"os"
 	"runtime"
@@ -75,8 +77,12 @@ func run(where, place string) (heap uint64, resident int, err error) {
 	return m.HeapAlloc, resident, err
 }
 
+// rss returns 0 where /proc does not say.
 func rss() (int, error) {
 	status, err := os.ReadFile("/proc/self/status")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -230,10 +230,10 @@ func (p *page) markdown() []byte {
 	head("store", "heap beyond the JSON, B/flag", "resident, B/flag", "process without flags, MB")
 	for _, store := range []string{"offline", "redis", "bolt", "file"} {
 		cells := []string{store}
-		for _, unit := range []string{"heap-beyond-B/flag", "rss-beyond-B/flag"} {
+		for _, unit := range []string{"heap-beyond-B/flag", "rss-beyond-B/flag", "process-MB"} {
 			cells = append(cells, count(p.get(unit, "Reader/store=%s", store)))
 		}
-		row(append(cells, fmt.Sprintf("%.1f", p.get("process-MB", "Reader/store=%s", store).mid))...)
+		row(cells...)
 	}
 	return b.Bytes()
 }

@@ -2,15 +2,24 @@ package flags
 
 import (
 	"regexp"
+	"regexp/syntax"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 	"weak"
 )
 
 // A pattern is a compiled regular expression.
 type pattern struct {
-	re *regexp.Regexp
+	re *regexp.Regexp // nil if the pattern is plain
+
+	// literal is what every text that matches contains. A plain pattern is nothing but
+	// it, at the beginning, at the end, or anywhere.
+	literal  string
+	plain    bool
+	from, to bool // a plain one is anchored at the beginning, at the end
 }
 
 // patterns are those in use by their texts: many flags have the same, and a compiled one
@@ -31,6 +40,9 @@ func compilePattern(text string) *pattern {
 		return nil
 	}
 	p := &pattern{re: re}
+	if p.findLiteral(text); p.plain {
+		p.re = nil
+	}
 	patterns.Lock()
 	defer patterns.Unlock()
 	patterns.byText[text] = weak.Make(p)
@@ -53,4 +65,69 @@ func forgetPattern(text string) {
 	}
 }
 
-func (p *pattern) match(text string) bool { return p.re.MatchString(text) }
+// match reports whether the pattern is found in text. Most texts lack the literal, and
+// looking for that takes a tenth of the time.
+func (p *pattern) match(text string) bool {
+	switch {
+	case !p.plain:
+		return strings.Contains(text, p.literal) && p.re.MatchString(text)
+	case p.from && p.to:
+		return text == p.literal
+	case p.from:
+		return strings.HasPrefix(text, p.literal)
+	case p.to:
+		return strings.HasSuffix(text, p.literal)
+	}
+	return strings.Contains(text, p.literal)
+}
+
+// findLiteral sets what match needs.
+func (p *pattern) findLiteral(text string) {
+	tree, err := syntax.Parse(text, syntax.Perl)
+	if err != nil {
+		return
+	}
+	p.literal = required(tree)
+	parts := []*syntax.Regexp{tree}
+	if tree.Op == syntax.OpConcat {
+		parts = slices.Clone(tree.Sub)
+	}
+	if len(parts) > 1 && parts[0].Op == syntax.OpBeginText {
+		parts, p.from = parts[1:], true
+	}
+	if n := len(parts) - 1; n > 0 && parts[n].Op == syntax.OpEndText {
+		parts, p.to = parts[:n], true
+	}
+	p.plain = len(parts) == 1 && literalOf(parts[0]) != ""
+}
+
+// required returns the longest literal that is part of whatever matches, or "".
+func required(re *syntax.Regexp) string {
+	switch re.Op {
+	case syntax.OpLiteral:
+		return literalOf(re)
+	case syntax.OpCapture, syntax.OpPlus:
+		return required(re.Sub[0])
+	case syntax.OpRepeat:
+		if re.Min > 0 {
+			return required(re.Sub[0])
+		}
+	case syntax.OpConcat:
+		longest := ""
+		for _, sub := range re.Sub {
+			if s := required(sub); len(s) > len(longest) {
+				longest = s
+			}
+		}
+		return longest
+	}
+	return ""
+}
+
+// literalOf returns the text of a literal that stands for its own bytes alone, or "".
+func literalOf(re *syntax.Regexp) string {
+	if re.Op != syntax.OpLiteral || re.Flags&syntax.FoldCase != 0 || slices.Contains(re.Rune, utf8.RuneError) {
+		return ""
+	}
+	return string(re.Rune)
+}

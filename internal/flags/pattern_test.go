@@ -1,0 +1,86 @@
+package flags
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestPatternLiterals: what can be said of a pattern without running it.
+func TestPatternLiterals(t *testing.T) {
+	for _, tc := range []struct {
+		text, literal string
+		plain         bool
+	}{
+		{`@example\.com$`, "@example.com", true},
+		{`^ann`, "ann", true},
+		{`^ann$`, "ann", true},
+		{`\Aann\z`, "ann", true},
+		{`ann`, "ann", true},
+		{`é`, "é", true},
+		{`^[a-z]+@example\.(com|org)$`, "@example.", false},
+		{`(ab)+c`, "ab", false},
+		{`(abc){2,3}`, "abc", false},
+		{`(abc){0,3}d`, "d", false},
+		{`a*b?`, "", false},
+		{`abc|abd`, "ab", false},
+		{`x|y`, "", false},
+		{`(?i)ann`, "", false},
+		{`(?m)^ann$`, "ann", false},
+		{`\bann\b`, "ann", false},
+		{`^$`, "", false},
+		{``, "", false},
+		{"\ufffd", "", false},
+		{`a.b`, "a", false},
+	} {
+		p := compilePattern(tc.text)
+		if p.literal != tc.literal || p.plain != tc.plain {
+			t.Errorf("%q: literal %q, plain %t", tc.text, p.literal, p.plain)
+		}
+		for _, text := range []string{"", "ann", "anna", "joann", "joanna", "Ann", "x\nann\ny", "ann@example.com", "ann@example.com ", "ab", "abc", "ababc", "abcabc", "abcd", "abd", "é", "\xc3", "\xff", "\ufffd", "a\nb", "axb", "y"} {
+			if got, want := p.match(text), regexp.MustCompile(tc.text).MatchString(text); got != want {
+				t.Errorf("%q on %q is %t, want %t", tc.text, text, got, want)
+			}
+		}
+	}
+}
+
+// FuzzPattern: a pattern matches what package regexp matches.
+func FuzzPattern(f *testing.F) {
+	for _, text := range []string{`^ann$`, `@example\.com$`, `(ab)+c`, `(?i)x`, `(?s).+b`, `a{2,}b`, `^\Aa`, `a$\z`, "\xff", `[^a]bc`, `\Qa.b\E$`, `(?:)`, `(?m)^a$`, `a||b`} {
+		f.Add(text, "ann@example.com")
+		f.Add(text, "\xc3\xa9ab")
+	}
+	f.Fuzz(func(t *testing.T, pattern, text string) {
+		if len(pattern) > 100 || len(text) > 100 {
+			return
+		}
+		re, err := regexp.Compile(pattern)
+		p := compilePattern(pattern)
+		if (p == nil) != (err != nil) {
+			t.Fatalf("%q: %v, %v", pattern, p, err)
+		}
+		if p == nil {
+			return
+		}
+		for _, text := range []string{text, pattern, p.literal, p.literal + text, text + p.literal, strings.ToUpper(p.literal)} {
+			if got, want := p.match(text), re.MatchString(text); got != want {
+				t.Errorf("%q on %q is %t, want %t", pattern, text, got, want)
+			}
+		}
+	})
+}
+
+func BenchmarkPattern(b *testing.B) {
+	for _, pattern := range []string{`@example\.com$`, `^[a-z]+@example\.(com|org)$`, `(corp|lab)-[0-9]+\.example\.com`} {
+		for what, text := range map[string]string{"hit": "somebody@example.com", "miss": "somebody@elsewhere.net"} {
+			b.Run(pattern+"/"+what, func(b *testing.B) {
+				p := compilePattern(pattern)
+				b.ReportAllocs()
+				for b.Loop() {
+					p.match(text)
+				}
+			})
+		}
+	}
+}
