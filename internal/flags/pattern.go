@@ -13,10 +13,11 @@ import (
 
 // A pattern is a compiled regular expression.
 type pattern struct {
-	re *regexp.Regexp // nil if the pattern is plain
+	re  *regexp.Regexp // nil if the pattern is plain
+	dfa *dfa           // nil: there is none, or the pattern is plain
 
-	// literal is what every text that matches contains. A plain pattern is nothing but
-	// it, at the beginning, at the end, or anywhere.
+	// literal is what every text that matches contains, if it is quicker to look for that
+	// first. A plain pattern is nothing but it, at the beginning, at the end, or anywhere.
 	literal  string
 	plain    bool
 	from, to bool // a plain one is anchored at the beginning, at the end
@@ -40,8 +41,12 @@ func compilePattern(text string) *pattern {
 		return nil
 	}
 	p := &pattern{re: re}
-	if p.findLiteral(text); p.plain {
-		p.re = nil
+	if tree, err := syntax.Parse(text, syntax.Perl); err == nil {
+		if p.findLiteral(tree); p.plain {
+			p.re = nil
+		} else if prog, err := syntax.Compile(tree.Simplify()); err == nil {
+			p.dfa = newDFA(prog)
+		}
 	}
 	patterns.Lock()
 	defer patterns.Unlock()
@@ -65,12 +70,19 @@ func forgetPattern(text string) {
 	}
 }
 
-// match reports whether the pattern is found in text. Most texts lack the literal, and
-// looking for that takes a tenth of the time.
+// match reports whether the pattern is found in text.
 func (p *pattern) match(text string) bool {
 	switch {
 	case !p.plain:
-		return strings.Contains(text, p.literal) && p.re.MatchString(text)
+		if p.literal != "" && !strings.Contains(text, p.literal) {
+			return false
+		}
+		if p.dfa != nil {
+			if is, ok := p.dfa.match(text); ok {
+				return is
+			}
+		}
+		return p.re.MatchString(text)
 	case p.from && p.to:
 		return text == p.literal
 	case p.from:
@@ -81,12 +93,8 @@ func (p *pattern) match(text string) bool {
 	return strings.Contains(text, p.literal)
 }
 
-// findLiteral sets what match needs.
-func (p *pattern) findLiteral(text string) {
-	tree, err := syntax.Parse(text, syntax.Perl)
-	if err != nil {
-		return
-	}
+// findLiteral sets literal, plain, from and to.
+func (p *pattern) findLiteral(tree *syntax.Regexp) {
 	p.literal = required(tree)
 	parts := []*syntax.Regexp{tree}
 	if tree.Op == syntax.OpConcat {
@@ -99,6 +107,9 @@ func (p *pattern) findLiteral(text string) {
 		parts, p.to = parts[:n], true
 	}
 	p.plain = len(parts) == 1 && literalOf(parts[0]) != ""
+	if p.from && !p.plain {
+		p.literal = "" // most texts end the search at once
+	}
 }
 
 // required returns the longest literal that is part of whatever matches, or "".

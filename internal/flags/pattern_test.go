@@ -18,7 +18,8 @@ func TestPatternLiterals(t *testing.T) {
 		{`\Aann\z`, "ann", true},
 		{`ann`, "ann", true},
 		{`é`, "é", true},
-		{`^[a-z]+@example\.(com|org)$`, "@example.", false},
+		{`[a-z]+@example\.(com|org)$`, "@example.", false},
+		{`^[a-z]+@example\.(com|org)$`, "", false},
 		{`(ab)+c`, "ab", false},
 		{`(abc){2,3}`, "abc", false},
 		{`(abc){0,3}d`, "d", false},
@@ -69,6 +70,44 @@ func FuzzPattern(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestPatternAutomata: patterns that are no literals have automata, unless they look at
+// words or lines or would need too many states.
+func TestPatternAutomata(t *testing.T) {
+	many := "(a|b)*a" + strings.Repeat("(a|b)", 12) // 2^12 states
+	for _, tc := range []struct {
+		text string
+		has  bool
+	}{
+		{`^[a-z]+@example\.(com|org)$`, true},
+		{`(?i)ann|bob`, true},
+		{`^$`, true},
+		{`$^`, true},
+		{`^(pro|team)$`, true},
+		{`[0-9]{1,3}\.`, true},
+		{`a$|^b`, true},
+		{`(a*)*`, true},
+		{``, true},
+		{`\bann\b`, false},
+		{`(?m)^ann$`, false},
+		{many, false},
+		{strings.Repeat("ab?", 300), false},
+	} {
+		p := compilePattern(tc.text)
+		if (p.dfa != nil) != tc.has {
+			t.Errorf("%.40q: automaton %t, want %t", tc.text, p.dfa != nil, tc.has)
+		}
+		re := regexp.MustCompile(tc.text)
+		for _, text := range []string{"", "a", "b", "ba", "ab", "ann", "ANN", "x\nann", "ann@example.com", "ann@example.com\n", "pro", "prop", "team", "1234.", "é", "annéa", "a é", strings.Repeat("ab", 10)} {
+			if got, want := p.match(text), re.MatchString(text); got != want {
+				t.Errorf("%.40q on %q is %t, want %t", tc.text, text, got, want)
+			}
+		}
+		if n := testing.AllocsPerRun(100, func() { p.match("ann@example.com") }); n != 0 {
+			t.Errorf("%.40q: %v allocations", tc.text, n)
+		}
+	}
 }
 
 func BenchmarkPattern(b *testing.B) {
