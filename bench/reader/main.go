@@ -73,7 +73,9 @@ func run(where, place string) (heap uint64, resident int, err error) {
 	debug.FreeOSMemory()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	resident, err = rss()
+	if resident, err = rss(); resident > 0 {
+		resident -= int(m.HeapIdle - m.HeapReleased) // free, and did not go back to the system
+	}
 	return m.HeapAlloc, resident, err
 }
 

@@ -55,7 +55,7 @@ func run(rounds int, out string) error {
 			}
 			if !p.NoLoad {
 				jobs = append(jobs, [2]string{"Load/peer=" + p.Name + "$", "2x"})
-				if i < 2 {
+				if i < 7 {
 					jobs = append(jobs, [2]string{"Memory/peer=" + p.Name + "$", "1x"})
 				}
 			}
