@@ -232,6 +232,8 @@ func (r *Relay) Set(envs []Environment) error {
 		ids[e.ID] = true
 		checked[i] = e
 	}
+	r.setMu.Lock()
+	defer r.setMu.Unlock()
 	var gone []*environment
 	err := func() error {
 		r.envMu.Lock()

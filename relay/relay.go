@@ -202,6 +202,7 @@ type Relay struct {
 	healthyOnce atomic.Bool
 	stop        chan struct{} // closed when draining begins
 
+	setMu sync.Mutex // one Set at a time, so that the last one's list says whose connections are closed
 	envMu sync.Mutex
 	envs  map[string]*environment // by id
 	begun []*environment          // that nobody has started yet
@@ -281,7 +282,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	if !r.started.CompareAndSwap(false, true) {
 		return errors.New("relay: Run was called before")
 	}
-	followCtx, stop := context.WithCancel(ctx)
+	// While connections are closed one after the other, the others get changes still.
+	followCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.envMu.Lock()
 	r.ctx = followCtx
 	for _, env := range r.begun {

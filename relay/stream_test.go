@@ -354,6 +354,27 @@ func TestDrainClosesWith1001(t *testing.T) {
 	}
 }
 
+// TestChangesDuringADrain: who is still connected while others are sent away is told of
+// changes.
+func TestChangesDuringADrain(t *testing.T) {
+	shelf := newShelf(flag("a", 1000, "a"))
+	s := ready(t, relay.Config{Store: shelf, DrainSpread: 2 * time.Second})
+	c := s.synced(t) // the only one, so that it is closed at the end
+	ended := make(chan error, 1)
+	go func() { ended <- s.stop() }()
+	eventually(t, "the drain begins", func() bool { return s.Readiness() == relay.Unhealthy })
+	shelf.put(flag("a", 2000, "b"))
+	if it := only(t, c.next(t)); it.Version != 2000 {
+		t.Errorf("version %d, want 2000", it.Version)
+	}
+	if code, _ := closeCode(t, c.ws); code != websocket.CloseGoingAway {
+		t.Errorf("closed with %d, want 1001", code)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Run() = %v", err)
+	}
+}
+
 // A client that does not answer the closing handshake must not hold up Run.
 func TestDrainOfADeafClientIsBounded(t *testing.T) {
 	big := flag("big", 1, strings.Repeat("x", 16<<20))
