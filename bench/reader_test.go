@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -24,9 +25,10 @@ func BenchmarkReader(b *testing.B) {
 		b.Fatalf("go build: %v\n%s", err, text)
 	}
 	items := largeItems(many)
-	size := 0
+	size, rounded := 0, 0
 	for _, it := range items {
 		size += len(it.Data)
+		rounded += cap(bytes.Clone(it.Data))
 	}
 	for _, where := range []string{"offline", "redis", "bolt", "file"} {
 		b.Run("store="+where, func(b *testing.B) {
@@ -37,8 +39,9 @@ func BenchmarkReader(b *testing.B) {
 				b.ReportMetric(float64(heap-heap0-size)/many, "heap-beyond-B/flag")
 				if resident > 0 {
 					b.ReportMetric(float64(resident-resident0-size)/many, "rss-beyond-B/flag")
-					b.ReportMetric(float64(resident0)/1e6, "process-MB")
+					b.ReportMetric(float64(resident0), "none-B")
 				}
+				b.ReportMetric(float64(rounded-size)/many, "rounding-B/flag")
 			}
 		})
 	}

@@ -92,9 +92,11 @@ type event struct {
 
 // A shard is a buffer for the callers on one processor. busy is a lock that is
 // held for a few instructions: callers reach a shard through a sync.Pool, so
-// that only the flusher, which swaps the buffer once per flush, competes.
+// that only the flusher, which swaps the buffer once per flush, competes. Now and then a
+// pool gives one shard to two processors; one of them then moves on.
 type shard struct {
 	busy     atomic.Bool
+	next     *shard   // the others, in a ring
 	closed   bool
 	dense    int      // how many events in a row had the time of the one before
 	last     int64    // that time
@@ -104,6 +106,17 @@ type shard struct {
 	recorded uint64   // all of these fields but spare and size are guarded by busy
 	dropped  uint64   //
 	_        [64]byte // keeps neighbours off this cache line
+}
+
+// take locks the caller's shard, or another one, which is the caller's from then on, if
+// somebody else has it.
+func (s *shard) take() *shard {
+	if s.busy.CompareAndSwap(false, true) {
+		return s
+	}
+	s = s.next
+	s.lock()
+	return s
 }
 
 func (s *shard) lock() {
@@ -199,6 +212,9 @@ func New(cfg Config) *Pipeline {
 		size := max(cfg.Capacity/n, 1)
 		p.shards = append(p.shards, &shard{events: make([]event, 0, size), size: size})
 	}
+	for i, s := range p.shards {
+		s.next = p.shards[(i+1)%n]
+	}
 	p.pool.New = func() any { return p.shards[int(p.next.Add(1))%len(p.shards)] }
 	go p.run()
 	return p
@@ -208,8 +224,7 @@ func New(cfg Config) *Pipeline {
 // allocate and does not block.
 func (p *Pipeline) Evaluation(u *flags.User, f *flags.Flag, v *flags.Variation, how flags.Why) {
 	now := p.clock.coarse()
-	s := p.pool.Get().(*shard)
-	s.lock()
+	s := p.pool.Get().(*shard).take()
 	if now == 0 {
 		now = s.time(&p.clock)
 	}
@@ -244,8 +259,7 @@ func (p *Pipeline) Metrics(u *flags.User, m []Metric) {
 }
 
 func (p *Pipeline) record(e event) {
-	s := p.pool.Get().(*shard)
-	s.lock()
+	s := p.pool.Get().(*shard).take()
 	s.recorded++
 	n, kept := s.keep(e)
 	s.unlock()

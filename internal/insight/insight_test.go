@@ -436,6 +436,31 @@ func TestOneCallerUsesAllOfTheCapacity(t *testing.T) {
 
 // TestUnencodable: a batch that cannot be encoded counts as failed, and does not
 // take the next one with it.
+// TestABusyShardIsLeft: a caller whose shard somebody else has records in another one at
+// once, and stays there, so that two processors do not go on sharing one.
+func TestABusyShardIsLeft(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	cfg := serve(t, &collector{})
+	cfg.Capacity, cfg.Interval = 100, time.Hour
+	p := New(cfg)
+	defer p.Close(t.Context())
+	if len(p.shards) != 2 {
+		t.Fatalf("%d shards", len(p.shards))
+	}
+	u, res := evaluation(t)
+	busy, free := p.shards[0], p.shards[1]
+	busy.lock()
+	p.pool.Put(busy)
+	for range 10 { // would wait for ever for the busy one
+		p.Evaluation(u, res.Flag, res.Variation, res.Why())
+		p.Identify(u)
+	}
+	busy.unlock()
+	if busy.recorded != 0 || free.recorded != 20 {
+		t.Errorf("recorded %d and %d", busy.recorded, free.recorded)
+	}
+}
+
 func TestUnencodable(t *testing.T) {
 	p := New(serve(t, &collector{}))
 	u, res := evaluation(t)
