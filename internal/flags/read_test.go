@@ -175,6 +175,37 @@ func TestCompiledFlagsLetGo(t *testing.T) {
 	}
 }
 
+// TestEqualFlagsShareTheStoresJSON: when a store has equal flags in other memory, what was
+// there before is let go, also of flags that nobody evaluated.
+func TestEqualFlagsShareTheStoresJSON(t *testing.T) {
+	source := func() []Source {
+		return []Source{{Key: "f", Version: 1, Data: []byte(flagWith("[]"))}, {Key: "s", Version: 1, Segment: true, Data: []byte(`{"included":["ann"],"name":"members"}`)}}
+	}
+	items := source()
+	gone := make(chan string, len(items))
+	for i := range items {
+		runtime.AddCleanup(&items[i].Data[0], func(key string) { gone <- key }, items[i].Key)
+	}
+	set, _ := new(Set).Apply(true, items)
+	items = source()
+	next, ch := set.Apply(true, items)
+	if len(ch.Flags)+len(ch.Segments) > 0 {
+		t.Fatalf("changed: %v", ch)
+	}
+	let := 0
+	collects(t, "the JSON of before", func() bool {
+		select {
+		case <-gone:
+			let++
+		default:
+		}
+		return let == 2
+	})
+	if res := next.Evaluate("f", user(t, "ann")); res.Variation.Text() != "hit" {
+		t.Errorf("%+v", res)
+	}
+}
+
 // collects waits until something is no longer held on to.
 func collects(t *testing.T, what string, gone func() bool) {
 	t.Helper()

@@ -57,16 +57,23 @@ func (it *item) init(src *Source) {
 	it.key, it.version, it.archived = src.Key, src.Version, src.Archived
 }
 
-// same reports whether the item was made of src. sum returns the checksum of its JSON,
-// and is asked for it once that is gone.
+// same reports whether the item was made of src, or of what is equal, whose JSON it then
+// shares. sum returns the checksum of the item's JSON, and is asked for it once that is gone.
 func (it *item) same(src *Source, sum func() uint64) bool {
 	if it.version != src.Version || it.archived != src.Archived {
 		return false
 	}
-	if text := it.text.Load(); text != nil {
-		return bytes.Equal(*text, src.Data)
+	text := it.text.Load()
+	if text == nil {
+		return sum() == checksum(src.Data)
 	}
-	return sum() == checksum(src.Data)
+	if !bytes.Equal(*text, src.Data) {
+		return false
+	}
+	if data := src.Data; len(data) > 0 && &data[0] != &(*text)[0] {
+		it.text.CompareAndSwap(text, &data) // one copy is enough: the store's
+	}
+	return true
 }
 
 // checksum returns a hash by which a flag's JSON is known again. Its seed is random, so

@@ -208,7 +208,28 @@ func (r *reader) show(m *image) {
 		}
 		r.past = append(r.past, r.state.epoch)
 	}
+	if r.state != nil {
+		m.detach(r.state)
+	}
 	r.state = m
+}
+
+// detach makes items that are as they were in old share their Data with it, and gives the
+// others Data of their own: whoever keeps a few of them must not keep the whole file that m
+// was read from, and the next one, and so on.
+func (m *image) detach(old *image) {
+	was := old.items
+	for i := range m.items {
+		r := &m.items[i]
+		for len(was) > 0 && compareRecords(was[0], *r) < 0 {
+			was = was[1:]
+		}
+		if len(was) > 0 && compareRecords(was[0], *r) == 0 && sameContent(was[0].Item, r.Item) {
+			r.Data = was[0].Data
+		} else {
+			r.Data = slices.Clone(r.Data)
+		}
+	}
 }
 
 // pastMax bounds how many writers back a handle remembers.
