@@ -80,6 +80,20 @@ func (c content) setOdd(it store.Item, known, was bool) {
 	}
 }
 
+// detach makes items that are as they were in old share their Data with it, and gives the
+// others Data of their own: whoever keeps a few of them must not keep the whole text that c
+// was read from, and the next one, and so on.
+func (c content) detach(old content) {
+	for id, it := range c.items {
+		if was, ok := old.items[id]; ok && same(was, it) {
+			it.Data = was.Data
+		} else {
+			it.Data = bytes.Clone(it.Data)
+		}
+		c.items[id] = it
+	}
+}
+
 func cloned[V any](m map[store.ID]V) map[store.ID]V {
 	if m == nil {
 		return map[store.ID]V{}

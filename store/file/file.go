@@ -385,6 +385,9 @@ func (s *Store) take(data []byte) {
 		return
 	}
 	next.rev = raw
+	if s.seen.content.rev != "" {
+		next.detach(s.seen.content)
+	}
 	s.seen.content, s.seen.broken = next, nil
 	for _, err := range skipped {
 		s.opts.Logger.Warn("item in the flag file cannot be used", "path", s.path, "error", err)
