@@ -96,7 +96,7 @@ type event struct {
 // pool gives one shard to two processors; one of them then moves on.
 type shard struct {
 	busy     atomic.Bool
-	next     *shard   // the others, in a ring
+	next     *shard // the others, in a ring
 	closed   bool
 	dense    int      // how many events in a row had the time of the one before
 	last     int64    // that time
