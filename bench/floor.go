@@ -24,7 +24,7 @@ import (
 func init() {
 	register(Peer{
 		Name: "floor", Title: "bare loop", Document: featBit, Open: openFloor,
-		Note: "the least code with FeatBit's semantics, which no SDK can undercut by much",
+		Note: "the least code with FeatBit's semantics, on Go's maps and package regexp",
 	})
 }
 

@@ -104,6 +104,9 @@ func TestPatternAutomata(t *testing.T) {
 				t.Errorf("%.40q on %q is %t, want %t", tc.text, text, got, want)
 			}
 		}
+		if raceEnabled && !tc.has {
+			continue // under the race detector the pools of package regexp drop items at random
+		}
 		if n := testing.AllocsPerRun(100, func() { p.match("ann@example.com") }); n != 0 {
 			t.Errorf("%.40q: %v allocations", tc.text, n)
 		}
