@@ -2,8 +2,8 @@
 //
 // A [Set] is an immutable collection of flags and segments that belong
 // together. Its items stay raw JSON until they are first evaluated; then they
-// are compiled (regular expressions, lists as sets, numbers, typed values), so
-// that an evaluation neither parses nor allocates nor locks.
+// are compiled (patterns, lists as tables, numbers, typed values), so that an
+// evaluation neither parses nor allocates nor locks, and the JSON is let go.
 //
 // The semantics are those of FeatBit's Python server SDK, as recorded in the
 // conformance files in testdata; [Differences] lists the intended exceptions.
